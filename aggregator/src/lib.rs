@@ -1,0 +1,1 @@
+//! Event-time panes on DataFusion, watermarks, checkpoints.

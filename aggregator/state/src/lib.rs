@@ -1,0 +1,1 @@
+//! Mergeable partial aggregates over columns.

@@ -1,0 +1,1 @@
+//! JSON readings to Arrow columns, with every bad record isolated.

@@ -1,0 +1,1 @@
+//! The Kafka and Event Hubs consumer.

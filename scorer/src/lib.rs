@@ -1,0 +1,3 @@
+//! Model import and training, schedules, runs, outputs.
+
+pub mod models;

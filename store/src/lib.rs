@@ -1,0 +1,215 @@
+//! The store: positions, panes, dead letters, schedules, runs, predictions and model sets behind one trait, on
+//! PostgreSQL, on SQLite and in memory.
+//!
+//! SQL is the truth. Two kinds of transaction carry the guarantees of the whole system: the [`Checkpoint`], which moves
+//! positions and merges partial aggregates under the fence of the claim's epoch, and the commit of a task's
+//! predictions under the fence of the task's attempt. Everything else is bookkeeping around them.
+//!
+//! [`conformance`] is one suite of promises that every implementation passes.
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod error;
+mod memory;
+mod open;
+mod pg;
+mod sqlite;
+mod types;
+
+pub use error::{Result, StoreError};
+pub use memory::MemoryStore;
+pub use open::{StoreOptions, open};
+pub use pg::PgStore;
+pub use sqlite::SqliteStore;
+pub use types::*;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use fleetscore_schemas::{SeriesId, SeriesName};
+use futures::stream::BoxStream;
+use uuid::Uuid;
+
+/// Batches in the order of their key, read from one snapshot.
+pub type BatchStream<'a> = BoxStream<'a, Result<RecordBatch>>;
+
+/// What every store can do. All methods may be called from any number of tasks and processes at once.
+///
+/// Transient faults (a lost connection, a serialisation failure, a deadlock) come back as errors for which
+/// [`fleetscore_schemas::codes::Classify::is_transient`] holds; the caller retries the same call unchanged, and the
+/// fences answer whether it had happened.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+    /// Which implementation this is.
+    fn kind(&self) -> StoreKind;
+
+    // --- life ---------------------------------------------------------------------------------------------------
+
+    /// Creates what is missing, under a lock; a no-op where all is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`] where an object with one of our names is not ours.
+    async fn migrate(&self) -> Result<()>;
+
+    /// The store's identity, made once by the first [`Store::migrate`].
+    async fn store_id(&self) -> Result<Uuid>;
+
+    /// The store's own clock: leases and liveness are judged by it alone.
+    async fn now(&self) -> Result<Timestamp>;
+
+    // --- the stream ---------------------------------------------------------------------------------------------
+
+    /// Records how panes are made; the first call decides.
+    ///
+    /// # Errors
+    /// [`StoreError::SettingsDiffer`] where the store's panes were made with other settings.
+    async fn pin_panes(&self, settings: &PaneSettings) -> Result<()>;
+
+    /// How panes are made; `None` before the first [`Store::pin_panes`].
+    async fn pane_settings(&self) -> Result<Option<PaneSettings>>;
+
+    /// Makes a progress row with a concrete offset for each partition that has none; existing rows stay as they are.
+    async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()>;
+
+    /// All progress rows with the store's clock, from one snapshot: everything readiness is decided from.
+    async fn progress(&self) -> Result<Progress>;
+
+    /// Takes over partitions: raises each row's epoch, so that whoever owned it before is fenced. A former owner that
+    /// holds the row's lock for longer than two seconds is disconnected (PostgreSQL).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a partition without a row.
+    async fn claim(&self, source: &str, owner: &str, partitions: &[TopicPartition]) -> Result<Vec<Claim>>;
+
+    /// Says that the owner lives, and what it knows of quietness and end offsets. Writes only rows whose epoch is
+    /// still the claim's; fewer rows than given = `Fenced` (and nothing is written).
+    async fn heartbeat(&self, source: &str, owner: &str, beats: &[Heartbeat]) -> Result<Outcome>;
+
+    /// Ids of series, made where there are none, committed before this returns. `None` where the name would be one
+    /// more than `max_series`. Answers in the order of `names`.
+    async fn intern(&self, names: &[SeriesName], max_series: u32) -> Result<Vec<Option<SeriesId>>>;
+
+    /// Ids of series that exist already, in the order of `names`.
+    async fn lookup(&self, names: &[SeriesName]) -> Result<Vec<Option<SeriesId>>>;
+
+    /// Names of all series, ascending by id.
+    async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>>;
+
+    /// The transaction everything rests on: moves positions under the fence, merges deltas, logs the changed panes,
+    /// stores dead letters and losses, marks replayed dead letters. All or nothing.
+    ///
+    /// `Fenced` if any position or epoch is not the expected one, any floor is higher than the one judged by, or any
+    /// dead letter to be marked as replayed was replayed already.
+    async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome>;
+
+    /// Raises the floor of retention on all progress rows, deletes panes that end at or before it together with
+    /// unneeded log rows. Returns how many panes' worth of time partitions or rows were removed.
+    async fn retain_from(&self, floor: Timestamp) -> Result<u64>;
+
+    /// The oldest and the newest stored pane's start; `None` without data.
+    async fn pane_range(&self) -> Result<Option<(Timestamp, Timestamp)>>;
+
+    // --- dead letters -------------------------------------------------------------------------------------------
+
+    /// Dead letters that match, ascending by id.
+    async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>>;
+
+    // --- schedules and runs -------------------------------------------------------------------------------------
+
+    /// Creates a schedule (with its view `windows_<name>` where its window is not the pane), or checks that the stored
+    /// one is the same.
+    ///
+    /// # Errors
+    /// [`StoreError::SettingsDiffer`] where the stored schedule has another window or hop.
+    async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()>;
+
+    /// All schedules by name.
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>>;
+
+    /// The log of changed panes, oldest first: a queue without a cursor.
+    async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>>;
+
+    /// One transaction of the planner: see [`Plan`]. `Fenced` where a schedule's revision is no longer the expected
+    /// one or an interval has an open run already: read again and decide anew.
+    async fn plan(&self, plan: &Plan) -> Result<Outcome>;
+
+    /// Number of series in the interval whose newest window version differs from the one their prediction was made
+    /// from (a missing prediction counts as version 0).
+    async fn stale_series(&self, schedule: &str, interval: Interval) -> Result<u64>;
+
+    /// Runs that match, newest interval first.
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>>;
+
+    /// Takes the oldest task that is due (its run is running, and nobody holds an unexpired lease): raises its attempt
+    /// and leases it by the store's clock. A former holder that blocks the row in a transaction for longer than two
+    /// seconds is disconnected (PostgreSQL).
+    async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>>;
+
+    /// Extends a lease. `Fenced` when somebody else has claimed the task, or its run is over.
+    async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome>;
+
+    /// Windows of one interval: one row per series with data, merged from panes, ascending by series; the columns of
+    /// [`fleetscore_schemas::window::window_schema`].
+    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>>;
+
+    /// Replaces the interval's predictions of the task's run by these (columns of
+    /// [`fleetscore_schemas::window::prediction_schema`], ascending by series) and ends the run. The first statement
+    /// is the fence. A row that would not change keeps its run and time; if any row changed, the interval becomes due
+    /// for publication.
+    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome>;
+
+    /// Gives a task back after a failed attempt: open again, or its run ends as failed.
+    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome>;
+
+    /// Ends an open run as cancelled; false if it was over or does not exist.
+    async fn cancel_run(&self, run_id: Uuid) -> Result<bool>;
+
+    // --- publication --------------------------------------------------------------------------------------------
+
+    /// Takes the oldest interval that is due for publication and was not published within `republish_gap_us` (an
+    /// interval never published is due at once); raises its fence and leases it.
+    async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>>;
+
+    /// Whether this publisher still holds the interval: asked before every put.
+    async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome>;
+
+    /// Raises the fence above one that was found in a blob (a restored backup); the new publication, or `None` if it
+    /// is no longer ours.
+    async fn raise_publication(&self, publication: &Publication, above: i64) -> Result<Option<Publication>>;
+
+    /// Notes that the snapshot read at or after the claim is published.
+    async fn finish_publication(&self, publication: &Publication) -> Result<Outcome>;
+
+    /// Current predictions of one interval from one snapshot, ordered by device and sensor; the columns of
+    /// [`fleetscore_schemas::window::published_schema`].
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>>;
+
+    // --- model sets ---------------------------------------------------------------------------------------------
+
+    /// A new version number, never given twice.
+    async fn reserve_model_set(&self) -> Result<i64>;
+
+    /// Adds a complete model set, and activates it in the same transaction if asked.
+    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()>;
+
+    /// All model sets, newest first.
+    async fn model_sets(&self) -> Result<Vec<ModelSetRow>>;
+
+    /// Makes a set the active one. One update.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such set.
+    async fn activate_model_set(&self, version: i64) -> Result<()>;
+
+    /// Activates the set that was active before the present one; `None` where there was none.
+    async fn rollback_model_set(&self) -> Result<Option<i64>>;
+
+    // --- people -------------------------------------------------------------------------------------------------
+
+    /// One read-only statement in the store's own dialect.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] with the database's message; also for anything but one reading statement.
+    async fn query(&self, sql: &str) -> Result<QueryResult>;
+}
