@@ -69,6 +69,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// How panes are made; `None` before the first [`Store::pin_panes`].
     async fn pane_settings(&self) -> Result<Option<PaneSettings>>;
 
+    /// Records what readiness is judged by, for the column `ready` of the views; the latest call wins.
+    async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()>;
+
     /// Makes a progress row with a concrete offset for each partition that has none; existing rows stay as they are.
     async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()>;
 

@@ -51,6 +51,17 @@ impl PaneSettings {
     }
 }
 
+/// What readiness is judged by; stored so that the views' column `ready` says the same as the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadinessSettings {
+    /// How far readings of one partition may be out of order, in microseconds.
+    pub max_disorder_us: i64,
+    /// An owner not seen for longer is silent.
+    pub owner_ttl_us: i64,
+    /// A silent owner holds intervals back for so long, then not until its partition is claimed again.
+    pub max_wait_us: i64,
+}
+
 /// All progress rows, with the store's clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
