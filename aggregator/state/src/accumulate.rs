@@ -1,12 +1,15 @@
 //! Partial aggregates of many groups, filled from columns.
 
+use crate::admit::split_key;
 use crate::merge::Slot;
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int64Array, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
+    UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use fleetscore_schemas::delta::{self, columns};
+use fleetscore_schemas::time::PaneGrid;
 use std::sync::{Arc, LazyLock};
 
 /// Fields of a state, as they stand in [`delta::schema`]: everything but the key.
@@ -122,6 +125,31 @@ impl Partials {
 pub fn states_of(ts: &[i64], values: &[f64]) -> ArrayRef {
     let slots: Vec<Slot> = ts.iter().zip(values).map(|(ts, v)| Slot::of(*ts, *v)).collect();
     Arc::new(to_struct(&slots))
+}
+
+/// Deltas from keys (see [`crate::admit::group_key`]) and columns of states, one after the other: columns of
+/// [`delta::schema`], sorted by (pane, series).
+///
+/// # Errors
+/// If a column is not one of states.
+pub fn deltas_of(keys: &[u64], states: &[ArrayRef], grid: PaneGrid) -> Result<RecordBatch, ArrowError> {
+    let mut slots: Vec<Slot> = Vec::with_capacity(keys.len());
+    for column in states {
+        let columns = StateColumns::of(column)?;
+        slots.extend((0..column.len()).map(|i| columns.slot(i)));
+    }
+    if slots.len() != keys.len() {
+        return Err(ArrowError::InvalidArgumentError(format!("{} keys, {} states", keys.len(), slots.len())));
+    }
+    let mut order: Vec<(u64, u32)> = keys.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
+    order.sort_unstable();
+    let sorted: Vec<Slot> = order.iter().map(|(_, i)| slots[*i as usize]).collect();
+    let series: UInt32Array = order.iter().map(|(k, _)| split_key(*k).1).collect();
+    let starts: Vec<i64> = order.iter().map(|(k, _)| grid.start_of(split_key(*k).0).us()).collect();
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(series), Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("UTC"))];
+    columns.extend_from_slice(to_struct(&sorted).columns());
+    RecordBatch::try_new(delta::schema(), columns)
 }
 
 fn to_struct(slots: &[Slot]) -> StructArray {

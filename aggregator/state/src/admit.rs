@@ -75,12 +75,15 @@ pub enum Fate {
 /// The id that stands for a series that was refused.
 pub const REFUSED_SERIES: u32 = u32::MAX;
 
+/// The id that stands for a series whose id was not asked for yet.
+pub const UNKNOWN_SERIES: u32 = u32::MAX - 1;
+
 /// The readings of a batch, in offset order; columns of one length.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// The decoder's key of each reading's series.
     pub keys: &'a [u32],
-    /// Id of the series behind each key; [`REFUSED_SERIES`] where there is none. Keys beyond its end have none either.
+    /// Id of the series behind each key; [`REFUSED_SERIES`] where there is none.
     pub ids: &'a [u32],
     /// Event times.
     pub ts: &'a [i64],
@@ -130,7 +133,7 @@ pub const fn split_key(key: u64) -> (i64, u32) {
 /// Accepted readings are appended to `out`, whose counters are added to.
 ///
 /// # Panics
-/// If the columns differ in length: the caller's bug.
+/// If the columns differ in length, or the id of an acceptable reading is [`UNKNOWN_SERIES`]: the caller's bug.
 pub fn admit(rows: Rows<'_>, rules: &Rules, tide: &mut Tide, out: &mut Admitted) {
     let n = rows.ts.len();
     assert!(rows.keys.len() == n && rows.values.len() == n, "columns of one length");
@@ -172,6 +175,7 @@ pub fn admit(rows: Rows<'_>, rules: &Rules, tide: &mut Tide, out: &mut Admitted)
             out.refused.push((i as u32, Refusal::SeriesLimit));
             continue;
         }
+        assert!(fate != Fate::Keep || id != UNKNOWN_SERIES, "ids are asked for before readings are judged");
         let late = tide.watermark.is_some_and(|w| ts < w);
         if tide.greatest.is_none_or(|g| ts > g) {
             tide.greatest = Some(ts);

@@ -11,5 +11,5 @@ pub mod admit;
 pub mod merge;
 
 pub use accumulate::{Partials, state_fields, state_type};
-pub use admit::{Admitted, Refusal, Rows, Rules, Tide, admit};
+pub use admit::{Admitted, Fate, Refusal, Rows, Rules, Tide, admit};
 pub use merge::Slot;
