@@ -13,9 +13,7 @@
 
 use crate::error::AggregatorError;
 use crate::udaf::PartialOf;
-use arrow::array::{
-    ArrayRef, AsArray, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array,
-};
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use datafusion_common::{DataFusionError, Result as DfResult};
 use datafusion_execution::{SendableRecordBatchStream, TaskContext};
@@ -148,7 +146,7 @@ struct Query {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     /// One run at a time: the cells are the plan's.
-    running: tokio::sync::Mutex<()>,
+    running: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Query {
@@ -176,12 +174,14 @@ impl Query {
         let earlier = table(&[Arc::clone(&states)], &partial.schema())?;
         let all = UnionExec::try_new(vec![partial, earlier])?;
         let plan = step(mode, Arc::new(CoalescePartitionsExec::new(all)))?;
-        Ok(Self { rows, states, plan, context: Arc::default(), running: tokio::sync::Mutex::default() })
+        Ok(Self { rows, states, plan, context: Arc::default(), running: Arc::default() })
     }
 
     async fn run(&self, mut pending: Pending) -> Result<Vec<RecordBatch>, AggregatorError> {
-        let _one_at_a_time = self.running.lock().await;
+        let one_at_a_time = Arc::clone(&self.running).lock_owned().await;
         pending.freeze();
+        // A run that failed may have left something behind.
+        self.rows.iter().chain([&self.states]).for_each(|cell| cell.lock().clear());
         for (i, batch) in pending.rows.into_iter().enumerate() {
             self.rows[i % self.rows.len()].put(batch);
         }
@@ -195,7 +195,12 @@ impl Query {
         let context = Arc::clone(&self.context);
         // Off the async workers: a query computes for up to seconds, and heartbeats and events must go on.
         let runtime = tokio::runtime::Handle::current();
-        let result = tokio::task::spawn_blocking(move || runtime.block_on(collect(plan, context))).await;
+        let run = move || {
+            // Held to the end of the query even if nobody waits for it any more: the cells are its own so long.
+            let _one_at_a_time = one_at_a_time;
+            runtime.block_on(collect(plan, context))
+        };
+        let result = tokio::task::spawn_blocking(run).await;
         match result {
             Ok(Ok(batches)) => Ok(batches),
             Ok(Err(e)) => {
