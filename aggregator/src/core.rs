@@ -452,8 +452,8 @@ impl Core {
                     tide: Tide::resumed(watermark, self.config.max_disorder_us),
                     committed_watermark: watermark,
                     last_broker_time: c.last_broker_time,
-                    // Unknown; taken for true, so that the first heartbeat, which is due at once, corrects it.
-                    said_quiet: true,
+                    // A claim clears what the former owner said; the first heartbeat, due at once, makes sure.
+                    said_quiet: false,
                     raised_at_us: at.mono_us,
                     closed: watermark.map(|w| closed_panes(self.config.grid, w)),
                     gapped: false,
