@@ -78,3 +78,52 @@ pub fn write_csv(path: &Path, readings: &[Reading]) {
     }
     writer.flush().expect("written");
 }
+
+/// All datasets at hand: the reference's where it is here, and ours.
+pub fn datasets() -> Vec<Dataset> {
+    reference().into_iter().chain([seeded()]).collect()
+}
+
+/// Seeded readings of six series over an hour and a half, with stretches off their level, on a five-second grid of which
+/// each series fills about a third; the models are scikit-learn's (tests/data/make_models.py).
+pub fn seeded() -> Dataset {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let json = std::fs::read(folder.join("models.json")).expect("tests/data/models.json");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let mut random = fastrand::Rng::with_seed(2026);
+    let mut readings = Vec::new();
+    let mut numbers = BTreeMap::new();
+    let text = |v: &serde_json::Value| v.as_str().expect("a text").to_owned();
+    let float = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let floats = |v: &serde_json::Value| v.as_array().expect("a list").iter().map(float).collect::<Vec<f64>>();
+    let start = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
+    for model in json.as_array().expect("a list") {
+        let (device, sensor) = (text(&model["device"]), text(&model["sensor"]));
+        let (level, spread) = (float(&model["level"]), float(&model["spread"]));
+        for slot in 0..1080 {
+            if random.u32(0..100) >= 36 || (device == "press-2" && (300..420).contains(&slot)) {
+                continue; // press-2 is silent for ten minutes
+            }
+            let noise = (0..4).map(|_| random.f64() - 0.5).sum::<f64>() * spread;
+            let off = if (slot / 60) % 5 == 3 { 4.0 * spread } else { 0.0 };
+            let value = ((level + noise + off) * 100.0).round() / 100.0;
+            let ts_us = start + slot * 5_000_000;
+            readings.push(Reading { ts_us, device: device.clone(), sensor: sensor.clone(), value });
+        }
+        let model = ModelNumbers {
+            mean: float(&model["mean"]),
+            scale: float(&model["scale"]),
+            gamma: float(&model["gamma"]),
+            vectors: floats(&model["vectors"]),
+            coefficients: floats(&model["coefficients"]),
+            rho: float(&model["rho"]),
+        };
+        numbers.insert((device, sensor), model);
+    }
+    readings.sort_by(|a, b| (a.ts_us, &a.device, &a.sensor).cmp(&(b.ts_us, &b.device, &b.sensor)));
+    // One file for all tests of this run, beside what the build made.
+    let csv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("seeded.csv");
+    static WRITTEN: std::sync::Once = std::sync::Once::new();
+    WRITTEN.call_once(|| write_csv(&csv, &readings));
+    Dataset { name: "seeded", csv, models: folder.join("models"), readings, numbers }
+}
