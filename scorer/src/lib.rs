@@ -1,3 +1,4 @@
 //! Model import and training, schedules, runs, outputs.
 
+pub mod blobs;
 pub mod models;
