@@ -32,7 +32,8 @@ fn kinds(good: &Reading) -> Vec<(Vec<u8>, &'static str)> {
     let mut not_utf8 = format!(r#"{{"device": "{d}", "sensor": ""#).into_bytes();
     not_utf8.extend_from_slice(b"\xff\xfe");
     not_utf8.extend_from_slice(format!(r#"", "ts": "{ts}", "value": 1}}"#).as_bytes());
-    let value = |v: &str| text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": {v}}}"#));
+    let value =
+        |v: &str| text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": {v}}}"#));
     let time = |t: &str| text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": {t}, "value": 1}}"#));
     let device = |n: &str| text(format!(r#"{{"device": {n}, "sensor": "{s}", "ts": "{ts}", "value": 1}}"#));
     vec![
@@ -49,8 +50,18 @@ fn kinds(good: &Reading) -> Vec<(Vec<u8>, &'static str)> {
         (text(format!(r#"{{"device": "{d}", "ts": "{ts}", "value": 1}}"#)), "missing_field"),
         (text(format!(r#"{{"device": "{d}", "sensor": "{s}", "value": 1}}"#)), "missing_field"),
         (text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}"}}"#)), "missing_field"),
-        (text(format!(r#"{{"device": "{d}", "device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1}}"#)), "duplicate_key"),
-        (text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1, "values": {{"a": 1}}}}"#)), "duplicate_key"),
+        (
+            text(format!(
+                r#"{{"device": "{d}", "device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1}}"#
+            )),
+            "duplicate_key",
+        ),
+        (
+            text(format!(
+                r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1, "values": {{"a": 1}}}}"#
+            )),
+            "duplicate_key",
+        ),
         (value(r#""1""#), "bad_value"),
         (value("null"), "bad_value"),
         (value("true"), "bad_value"),
@@ -65,13 +76,21 @@ fn kinds(good: &Reading) -> Vec<(Vec<u8>, &'static str)> {
         (time("\"1999-12-31T23:59:59Z\""), "ts_range"),
         (time("\"2100-01-01T00:00:00Z\""), "ts_range"),
         (time("4102444800001"), "ts_range"),
-        (time(&format!("\"{}\"", rfc3339(chrono::Utc::now().timestamp_micros() + 3_600_000_000))), "future_skew"),
+        (
+            time(&format!("\"{}\"", rfc3339(chrono::Utc::now().timestamp_micros() + 3_600_000_000))),
+            "future_skew",
+        ),
         (device("\"\""), "bad_name"),
         (device(&format!("\"{long}\"")), "bad_name"),
         (device(r#""a\u0001b""#), "bad_name"),
         (device("1.5"), "bad_name"),
         (not_utf8, "not_utf8"),
-        (text(format!(r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1, "more": {deep}}}"#)), "too_deep"),
+        (
+            text(format!(
+                r#"{{"device": "{d}", "sensor": "{s}", "ts": "{ts}", "value": 1, "more": {deep}}}"#
+            )),
+            "too_deep",
+        ),
     ]
 }
 
@@ -97,7 +116,9 @@ fn messages(readings: &[Reading]) -> (Vec<Message>, Letters) {
         let good: Vec<Vec<u8>> = chunk.iter().map(|r| reading_json(r).into_bytes()).collect();
         let place = random.usize(0..=good.len());
         // Broken structure spoils the rest of an array: there it may stand only at the end.
-        let in_array = !["syntax", "not_utf8", "too_deep"].contains(code) && !bad.ends_with(b"NaN}") && !bad.ends_with(b"Infinity}");
+        let in_array = !["syntax", "not_utf8", "too_deep"].contains(code)
+            && !bad.ends_with(b"NaN}")
+            && !bad.ends_with(b"Infinity}");
         let mut records = good;
         match i % 3 {
             0 => {
@@ -148,7 +169,7 @@ fn bad_lines(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     servers.kafka().send(&topic, &messages);
     let windows = oracle::windows(&readings, 60_000_000, 60_000_000, Edges::Start);
     let predictions = oracle::predictions(&windows, &data.numbers);
-    wait_until_scored(&database, readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, readings.len(), &[("default", predictions.len())]);
     database.wait_for(
         "SELECT count(*) FROM dead_letters",
         expected.values().sum::<usize>() as i64,
@@ -167,8 +188,10 @@ fn bad_lines(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
         *found.entry((row[0].clone(), row[1].parse()?, row[2].clone())).or_default() += 1;
     }
     for (letter, n) in &expected {
-        let readable: Vec<u8> =
-            (0..letter.2.len()).step_by(2).map(|i| u8::from_str_radix(&letter.2[i..i + 2], 16).unwrap_or(0)).collect();
+        let readable: Vec<u8> = (0..letter.2.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&letter.2[i..i + 2], 16).unwrap_or(0))
+            .collect();
         let shown = String::from_utf8_lossy(&readable[..readable.len().min(200)]).into_owned();
         assert_eq!(found.get(letter), Some(n), "{} at {}: {shown}", letter.0, letter.1);
     }

@@ -23,7 +23,12 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
 /// Objects of the container: path → (e-tag, bytes).
 fn download(environment: &[(String, String)], container: &str) -> BTreeMap<String, (String, Vec<u8>)> {
     use futures::TryStreamExt;
-    let url = environment.iter().find(|(k, _)| k == "AZURITE_BLOB_STORAGE_URL").expect("set by the harness").1.clone();
+    let url = environment
+        .iter()
+        .find(|(k, _)| k == "AZURITE_BLOB_STORAGE_URL")
+        .expect("set by the harness")
+        .1
+        .clone();
     // SAFETY-free way: the emulator's address is an option of the builder.
     let store = MicrosoftAzureBuilder::new()
         .with_use_emulator(true)
@@ -38,7 +43,13 @@ fn download(environment: &[(String, String)], container: &str) -> BTreeMap<Strin
     runtime.block_on(async {
         let mut objects = BTreeMap::new();
         for meta in store.list(None).try_collect::<Vec<_>>().await.expect("the container lists") {
-            let bytes = store.get(&meta.location).await.expect("the object is there").bytes().await.expect("its bytes");
+            let bytes = store
+                .get(&meta.location)
+                .await
+                .expect("the object is there")
+                .bytes()
+                .await
+                .expect("its bytes");
             objects.insert(meta.location.to_string(), (meta.e_tag.unwrap_or_default(), bytes.to_vec()));
         }
         objects
@@ -105,6 +116,7 @@ fn equal_sql(servers: &Servers, data: &Dataset) -> Test {
     let windows = oracle::windows(&data.readings, 60_000_000, 60_000_000, Edges::Start);
     let intervals: BTreeSet<i64> = windows.keys().map(|k| k.0).collect();
     wait_until_scored(
+        &up,
         &database,
         data.readings.len(),
         &[("default", oracle::predictions(&windows, &data.numbers).len())],

@@ -12,7 +12,8 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
             let servers = servers.clone();
             Trial::test(format!("conformance::postgres::{}", promise.name), move || {
                 let url = servers.postgres().database();
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
                 runtime.block_on(async {
                     let store = fleetscore_store::open(&url, &Default::default()).await?;
                     store.migrate().await?;

@@ -5,8 +5,8 @@ use crate::harness::data::{Dataset, datasets, reference, reference_folder, seede
 use crate::harness::database::Database;
 use crate::harness::kafka::Message;
 use crate::harness::scenario::{
-    assert_predictions, assert_windows, golden_predictions, golden_windows, packed, pipeline, reading_json, rfc3339,
-    series_with_model, single_messages, topic, wait_until_scored,
+    assert_predictions, assert_windows, golden_predictions, golden_windows, packed, pipeline, reading_json,
+    rfc3339, series_with_model, single_messages, topic, wait_until_scored,
 };
 use crate::harness::{Servers, Test};
 use crate::oracle::{self, Edges, Key, Prediction, Reading, Window};
@@ -28,7 +28,11 @@ pub fn expected(data: &Dataset, seconds: i64) -> Expected {
     let golden = golden_windows(&folder.join(format!("golden_windows_{seconds}s.csv")));
     assert_eq!(golden.len(), windows.len(), "the oracle agrees with the reference");
     let file = folder.join(format!("golden_window_predictions_{seconds}s.csv"));
-    if file.exists() { (golden, golden_predictions(&file)) } else { (golden, golden_5s_predictions(&predictions)) }
+    if file.exists() {
+        (golden, golden_predictions(&file))
+    } else {
+        (golden, golden_5s_predictions(&predictions))
+    }
 }
 
 /// The golden predictions of single readings are those of 5 s windows: the readings lie on a 5 s grid.
@@ -40,8 +44,10 @@ fn golden_5s_predictions(computed: &BTreeMap<Key, Prediction>) -> BTreeMap<Key, 
         .map(|r| {
             let r = r.expect("a CSV row");
             let ts = chrono::NaiveDateTime::parse_from_str(&r[0], "%Y-%m-%d %H:%M:%S%.f").expect("a time");
-            let prediction =
-                Prediction { label: r[4].parse().expect("a label"), decision: r[5].parse().expect("a decision") };
+            let prediction = Prediction {
+                label: r[4].parse().expect("a label"),
+                decision: r[5].parse().expect("a decision"),
+            };
             ((ts.and_utc().timestamp_micros(), r[1].to_owned(), r[2].to_owned()), prediction)
         })
         .collect();
@@ -95,7 +101,12 @@ fn minutes(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     fleetscore.run(&["send", "--csv", &data.csv.display().to_string(), "--create-topic", "4"]);
     let up = fleetscore.start(&["up"]);
     let (minute, five) = (expected(data, 60), expected(data, 300));
-    wait_until_scored(&database, data.readings.len(), &[("default", minute.1.len()), ("five", five.1.len())]);
+    wait_until_scored(
+        &up,
+        &database,
+        data.readings.len(),
+        &[("default", minute.1.len()), ("five", five.1.len())],
+    );
     up.stop();
     assert_windows(&database, "windows", &minute.0);
     assert_windows(&database, "windows_five", &five.0);
@@ -111,7 +122,7 @@ fn panes(servers: &Servers, data: &Dataset, sqlite: bool, seconds: i64) -> Test 
     fleetscore.run(&["send", "--csv", &data.csv.display().to_string(), "--create-topic", "3"]);
     let up = fleetscore.start(&["up"]);
     let (windows, predictions) = expected(data, seconds);
-    wait_until_scored(&database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, data.readings.len(), &[("default", predictions.len())]);
     up.stop();
     assert_windows(&database, "windows", &windows);
     assert_predictions(&database, "default", &predictions, &series_with_model(data));
@@ -120,14 +131,17 @@ fn panes(servers: &Servers, data: &Dataset, sqlite: bool, seconds: i64) -> Test 
 
 /// One device's readings in one wire form.
 fn messages(readings: &[Reading], form: &str) -> Vec<Message> {
-    let text = |key: &str, payload: String| Message { key: key.to_owned(), payload: Some(payload.into_bytes()) };
+    let text =
+        |key: &str, payload: String| Message { key: key.to_owned(), payload: Some(payload.into_bytes()) };
     let joined = |group: &[Reading], by: &str| group.iter().map(reading_json).collect::<Vec<_>>().join(by);
     match form {
         "array_of_50" => packed(readings, 50)
             .iter()
             .map(|group| text(&group[0].device, format!("[{}]", joined(group, ", "))))
             .collect(),
-        "lines" => packed(readings, 20).iter().map(|group| text(&group[0].device, joined(group, "\n"))).collect(),
+        "lines" => {
+            packed(readings, 20).iter().map(|group| text(&group[0].device, joined(group, "\n"))).collect()
+        }
         "wide" => {
             let mut wide: Vec<(i64, &str, Vec<&Reading>)> = Vec::new();
             for r in readings {
@@ -176,7 +190,7 @@ fn form_of(servers: &Servers, data: &Dataset, sqlite: bool, form: &str) -> Test 
     let up = fleetscore.start(&["up"]);
     servers.kafka().send(&topic, &messages(&data.readings, form));
     let (windows, predictions) = expected(data, 60);
-    wait_until_scored(&database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, data.readings.len(), &[("default", predictions.len())]);
     up.stop();
     assert_eq!(database.number("SELECT count(*) FROM dead_letters")?, 0);
     assert_windows(&database, "windows", &windows);
@@ -194,7 +208,12 @@ fn end_edges_and_hops(servers: &Servers, data: &Dataset) -> Test {
     let up = fleetscore.start(&["up"]);
     let minute = computed(data, 60, 60, Edges::End);
     let hopping = computed(data, 240, 120, Edges::End);
-    wait_until_scored(&database, data.readings.len(), &[("default", minute.1.len()), ("hopping", hopping.1.len())]);
+    wait_until_scored(
+        &up,
+        &database,
+        data.readings.len(),
+        &[("default", minute.1.len()), ("hopping", hopping.1.len())],
+    );
     up.stop();
     assert_windows(&database, "windows", &minute.0);
     assert_windows(&database, "windows_hopping", &hopping.0);

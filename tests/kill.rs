@@ -4,6 +4,7 @@
 use crate::golden::expected;
 use crate::harness::data::{Dataset, reference, seeded};
 use crate::harness::database::Database;
+use crate::harness::fleetscore::Service;
 use crate::harness::scenario::{
     PATIENCE, assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
     wait_until_scored,
@@ -48,9 +49,9 @@ fn send_slowly<'scope>(
     })
 }
 
-fn assert_golden(database: &Database, data: &Dataset) -> Test {
+fn assert_golden(service: &Service, database: &Database, data: &Dataset) -> Test {
     let (windows, predictions) = expected(data, 60);
-    wait_until_scored(database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(service, database, data.readings.len(), &[("default", predictions.len())]);
     assert_eq!(database.number("SELECT count(*) FROM dead_letters")?, 0);
     assert_windows(database, "windows", &windows);
     assert_predictions(database, "default", &predictions, &series_with_model(data));
@@ -78,7 +79,7 @@ fn five_times(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
         sender.join().expect("all readings are sent");
     });
     let up = fleetscore.start(&["up"]);
-    assert_golden(&database, data)?;
+    assert_golden(&up, &database, data)?;
     up.stop();
     Ok(())
 }
@@ -111,7 +112,7 @@ fn joined_and_left(servers: &Servers, data: &Dataset) -> Test {
         second.stop();
         sender.join().expect("all readings are sent");
     });
-    assert_golden(&database, data)?;
+    assert_golden(&first, &database, data)?;
     first.stop();
     Ok(())
 }
@@ -145,7 +146,7 @@ fn stopped_and_woken(servers: &Servers, data: &Dataset) -> Test {
         std::thread::sleep(Duration::from_secs(3));
         first.assert_alive();
         sender.join().expect("all readings are sent");
-        assert_golden(&database, data)?;
+        assert_golden(&second, &database, data)?;
         second.assert_alive();
         first.stop();
         second.stop();

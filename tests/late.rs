@@ -5,7 +5,8 @@ use crate::golden::expected;
 use crate::harness::data::{Dataset, reference, seeded};
 use crate::harness::database::Database;
 use crate::harness::scenario::{
-    assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic, wait_until_scored,
+    assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
+    wait_until_scored,
 };
 use crate::harness::{Servers, Test};
 use crate::oracle::{self, Edges, Reading};
@@ -39,18 +40,20 @@ fn held_back(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     servers.kafka().send(&topic, &single_messages(&early));
     let first = oracle::windows(&early, 60_000_000, 60_000_000, Edges::Start);
     let first_predictions = oracle::predictions(&first, &data.numbers);
-    wait_until_scored(&database, early.len(), &[("default", first_predictions.len())]);
+    wait_until_scored(&up, &database, early.len(), &[("default", first_predictions.len())]);
     assert_windows(&database, "windows", &first);
     let versions = database.number("SELECT sum(version) FROM windows")?;
 
     servers.kafka().send(&topic, &single_messages(&late));
     let (windows, predictions) = expected(data, 60);
-    wait_until_scored(&database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, data.readings.len(), &[("default", predictions.len())]);
     up.stop();
     assert_windows(&database, "windows", &windows);
     assert_predictions(&database, "default", &predictions, &series_with_model(data));
     assert!(database.number("SELECT sum(version) FROM windows")? > versions, "versions move");
-    assert!(database.number("SELECT count(*) FROM runs WHERE cause = 'rescore' AND state = 'succeeded'")? > 0);
+    assert!(
+        database.number("SELECT count(*) FROM runs WHERE cause = 'rescore' AND state = 'succeeded'")? > 0
+    );
     assert_eq!(
         database.number(
             "SELECT count(*) FROM predictions p JOIN windows w ON w.window_start = p.window_start \

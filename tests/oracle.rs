@@ -163,7 +163,9 @@ pub fn reference_numbers(json: &serde_json::Value) -> BTreeMap<(String, String),
                     .map(|v| floats(v)[0])
                     .collect(),
                 coefficients: floats(&svm["dual_coefs"]),
-                rho: svm["rho"].as_f64().unwrap_or_else(|| -svm["intercept"].as_f64().expect("rho or intercept")),
+                rho: svm["rho"]
+                    .as_f64()
+                    .unwrap_or_else(|| -svm["intercept"].as_f64().expect("rho or intercept")),
             };
             ((m["device"].to_string(), m["sensor"].to_string()), numbers)
         })

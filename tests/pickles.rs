@@ -30,7 +30,14 @@ fn calling(module: &str, name: &str, argument: &str) -> Vec<Vec<u8>> {
     p4.extend_from_slice(b"\x85R."); // TUPLE1 REDUCE STOP
     vec![
         format!("c{module}\n{name}\n(S'{argument}'\ntR.").into_bytes(),
-        [b"\x80\x02".as_slice(), format!("c{module}\n{name}\nU").as_bytes(), &[argument.len() as u8], argument.as_bytes(), b"\x85R."].concat(),
+        [
+            b"\x80\x02".as_slice(),
+            format!("c{module}\n{name}\nU").as_bytes(),
+            &[argument.len() as u8],
+            argument.as_bytes(),
+            b"\x85R.",
+        ]
+        .concat(),
         p4,
     ]
 }
@@ -63,7 +70,9 @@ fn refused(servers: &Servers, data: &Dataset) -> Test {
     };
     let witness = servers.folder("witness").join("executed");
     let touch = format!("touch {}", witness.display());
-    for (module, function) in [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("subprocess", "call")] {
+    for (module, function) in
+        [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("subprocess", "call")]
+    {
         for pickle in calling(module, function, &touch) {
             refuse(&format!("{module}.{function}"), &pickle, &[&format!("{module}.{function}")])?;
         }

@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 /// The views and the columns that stay, first and in this order (more may follow).
 const VIEWS: [(&str, &str); 6] = [
-    ("windows", "window_start,window_end,device,sensor,readings,sum,mean,stddev,min,max,first,last,version,ready"),
+    (
+        "windows",
+        "window_start,window_end,device,sensor,readings,sum,mean,stddev,min,max,first,last,version,ready",
+    ),
     (
         "predictions",
         "schedule,window_start,window_end,device,sensor,value,prediction,decision,status,model_set,model,\
@@ -21,7 +24,10 @@ const VIEWS: [(&str, &str); 6] = [
         "dead_letters",
         "id,topic,kafka_partition,kafka_offset,position,code,detail,payload,broker_time,recorded_at,replayed_at",
     ),
-    ("progress", "source,topic,kafka_partition,next_offset,end_offset,watermark,owner,owner_seen_at,updated_at"),
+    (
+        "progress",
+        "source,topic,kafka_partition,next_offset,end_offset,watermark,owner,owner_seen_at,updated_at",
+    ),
     (
         "runs",
         "run_id,schedule,interval_start,interval_end,state,cause,model_set,scored,anomalies,no_data,no_model,\
@@ -61,7 +67,7 @@ fn readme_sql(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     let up = fleetscore.start(&["up"]);
     let windows = oracle::windows(&data.readings, 60_000_000, 60_000_000, Edges::Start);
     let predictions = oracle::predictions(&windows, &data.numbers);
-    wait_until_scored(&database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, data.readings.len(), &[("default", predictions.len())]);
 
     for (view, columns) in VIEWS {
         let header = fleetscore.run(&["sql", &format!("SELECT * FROM {view} LIMIT 0"), "--format", "csv"]);

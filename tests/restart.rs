@@ -37,15 +37,17 @@ fn continues(servers: &Servers, data: &Dataset) -> Test {
     let half = data.readings.len() / 2;
     let up = fleetscore.start(&["up"]);
     servers.kafka().send(&topic, &single_messages(&data.readings[..half]));
-    wait_until("the first half", PATIENCE, || match database.number("SELECT sum(readings) FROM windows")? {
-        n if n == half as i64 => Ok(()),
-        n => Err(format!("{n} of {half}")),
+    wait_until("the first half", PATIENCE, || {
+        match database.number("SELECT sum(readings) FROM windows")? {
+            n if n == half as i64 => Ok(()),
+            n => Err(format!("{n} of {half}")),
+        }
     });
     up.stop();
     servers.kafka().send(&topic, &single_messages(&data.readings[half..]));
     let up = fleetscore.config("[schedules.default]\nrescore_delay = \"1s\"\n").start(&["up"]);
     let (windows, predictions) = expected(data, 60);
-    wait_until_scored(&database, data.readings.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, data.readings.len(), &[("default", predictions.len())]);
     // Interrupted by a person: a clean checkpoint, and 130.
     up.process.signal(libc::SIGINT);
     let status = up.process.wait(std::time::Duration::from_secs(40)).expect("it ends");
@@ -124,7 +126,8 @@ fn years_between(servers: &Servers, data: &Dataset) -> Test {
     let topic = topic("years");
     servers.kafka().create_topic(&topic, 3);
     let fleetscore = pipeline(servers, data, &database, &topic);
-    let old: Vec<Reading> = data.readings.iter().filter(|r| r.ts_us < data.readings[0].ts_us + 600_000_000).cloned().collect();
+    let old: Vec<Reading> =
+        data.readings.iter().filter(|r| r.ts_us < data.readings[0].ts_us + 600_000_000).cloned().collect();
     let first_today = chrono::Utc::now().timestamp_micros() - 1_200_000_000;
     let moved = first_today - old[0].ts_us;
     let today: Vec<Reading> = old.iter().map(|r| Reading { ts_us: r.ts_us + moved, ..r.clone() }).collect();
@@ -134,9 +137,14 @@ fn years_between(servers: &Servers, data: &Dataset) -> Test {
     let windows = oracle::windows(&all, 60_000_000, 60_000_000, Edges::Start);
     let predictions = oracle::predictions(&windows, &data.numbers);
     let old_windows = oracle::windows(&old, 60_000_000, 60_000_000, Edges::Start);
-    wait_until_scored(&database, old.len(), &[("default", oracle::predictions(&old_windows, &data.numbers).len())]);
+    wait_until_scored(
+        &up,
+        &database,
+        old.len(),
+        &[("default", oracle::predictions(&old_windows, &data.numbers).len())],
+    );
     servers.kafka().send(&topic, &single_messages(&today));
-    wait_until_scored(&database, all.len(), &[("default", predictions.len())]);
+    wait_until_scored(&up, &database, all.len(), &[("default", predictions.len())]);
     up.stop();
     assert_windows(&database, "windows", &windows);
     let long = database.rows(
@@ -166,7 +174,10 @@ fn partial_models(servers: &Servers, data: &Dataset) -> Test {
         std::fs::write(models.join(&file), bytes)?;
     }
     // A model of a series that never sends.
-    std::fs::copy(data.models.join(format!("model_{}_{}", names[2].0, names[2].1)), models.join("model_silent_one"))?;
+    std::fs::copy(
+        data.models.join(format!("model_{}_{}", names[2].0, names[2].1)),
+        models.join("model_silent_one"),
+    )?;
     let path = models.display().to_string();
     let refused = fleetscore.fail(&["models", "import", &path], 1);
     assert!(refused.contains(&format!("model_{}_{}", unreadable.0, unreadable.1)), "{refused}");
@@ -181,7 +192,12 @@ fn partial_models(servers: &Servers, data: &Dataset) -> Test {
     let mut numbers = data.numbers.clone();
     numbers.remove(without);
     numbers.remove(unreadable);
-    wait_until_scored(&database, readings.len(), &[("default", oracle::predictions(&windows, &numbers).len())]);
+    wait_until_scored(
+        &up,
+        &database,
+        readings.len(),
+        &[("default", oracle::predictions(&windows, &numbers).len())],
+    );
     up.stop();
     let count = |device: &str, sensor: &str, status: &str| {
         database.number(&format!(
@@ -189,7 +205,8 @@ fn partial_models(servers: &Servers, data: &Dataset) -> Test {
         ))
     };
     let intervals = windows.keys().map(|k| k.0).collect::<std::collections::BTreeSet<_>>().len() as i64;
-    let with_data = |name: &(String, String)| windows.keys().filter(|k| k.1 == name.0 && k.2 == name.1).count() as i64;
+    let with_data =
+        |name: &(String, String)| windows.keys().filter(|k| k.1 == name.0 && k.2 == name.1).count() as i64;
     assert_eq!(count(&without.0, &without.1, "no_model")?, with_data(without));
     assert_eq!(count(&unreadable.0, &unreadable.1, "model_error")?, with_data(unreadable));
     assert_eq!(count("silent", "one", "no_data")?, intervals);

@@ -14,7 +14,8 @@ use std::time::Duration;
 /// The emulator's well-known account.
 pub const ACCOUNT: &str = "devstoreaccount1";
 /// Its well-known key.
-pub const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+pub const KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// One server.
 #[derive(Debug)]
@@ -32,7 +33,9 @@ impl Azurite {
         let mut command = Command::new("node");
         command.arg(setup_variable("FLEETSCORE_TEST_AZURITE"));
         command.args(["--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]);
-        command.args(["--blobPort", &port.to_string(), "--queuePort", "0", "--tablePort", "0"]).current_dir(folder);
+        command
+            .args(["--blobPort", &port.to_string(), "--queuePort", "0", "--tablePort", "0"])
+            .current_dir(folder);
         let process = Process::spawn(command, &folder.join("azurite.log"), libc::SIGTERM);
         process.wait_for_output("Blob service is successfully listening", Duration::from_secs(60));
         Self { process, port, containers: AtomicU32::new(0) }
@@ -55,7 +58,8 @@ impl Azurite {
             "PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:2021-08-06\n/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
         );
         let key = STANDARD.decode(KEY).expect("the well-known key is base64");
-        let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
+        let mut mac =
+            hmac::Hmac::<sha2::Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
         mac.update(to_sign.as_bytes());
         let signature = STANDARD.encode(mac.finalize().into_bytes());
         let request = format!(

@@ -38,7 +38,8 @@ pub struct Dataset {
 pub fn reference() -> Option<Dataset> {
     let folder = reference_folder()?;
     let json: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(folder.join("models.json")).expect("models.json")).expect("JSON");
+        serde_json::from_slice(&std::fs::read(folder.join("models.json")).expect("models.json"))
+            .expect("JSON");
     let csv = folder.join("sensor_data.csv");
     Some(Dataset {
         name: "reference",
@@ -95,7 +96,8 @@ pub fn seeded() -> Dataset {
     let mut numbers = BTreeMap::new();
     let text = |v: &serde_json::Value| v.as_str().expect("a text").to_owned();
     let float = |v: &serde_json::Value| v.as_f64().expect("a number");
-    let floats = |v: &serde_json::Value| v.as_array().expect("a list").iter().map(float).collect::<Vec<f64>>();
+    let floats =
+        |v: &serde_json::Value| v.as_array().expect("a list").iter().map(float).collect::<Vec<f64>>();
     let start = 1_767_225_600_000_000; // 2026-01-01T00:00:00Z
     for model in json.as_array().expect("a list") {
         let (device, sensor) = (text(&model["device"]), text(&model["sensor"]));

@@ -43,7 +43,9 @@ impl Database {
         let mut command = match self {
             Self::Postgres { url } => {
                 let mut c = Command::new("psql");
-                c.args(["-qX", "-v", "ON_ERROR_STOP=1", "--csv", "-t", "-c", sql]).arg(url).env("PGTZ", "UTC");
+                c.args(["-qX", "-v", "ON_ERROR_STOP=1", "--csv", "-t", "-c", sql])
+                    .arg(url)
+                    .env("PGTZ", "UTC");
                 c
             }
             Self::Sqlite { file } => {
@@ -84,7 +86,9 @@ impl Database {
     pub fn exact(&self, column: &str) -> String {
         match self {
             Self::Postgres { .. } => format!("{column}::text"),
-            Self::Sqlite { .. } => format!("CASE WHEN {column} IS NULL THEN NULL ELSE printf('%!.17g', {column}) END"),
+            Self::Sqlite { .. } => {
+                format!("CASE WHEN {column} IS NULL THEN NULL ELSE printf('%!.17g', {column}) END")
+            }
         }
     }
 

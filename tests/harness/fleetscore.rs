@@ -10,8 +10,6 @@ use std::time::Duration;
 /// The binary with the settings of one test.
 #[derive(Debug, Clone)]
 pub struct Fleetscore {
-    /// The store.
-    pub database: Database,
     /// `data_dir`, and where logs go.
     pub folder: PathBuf,
     flags: Vec<String>,
@@ -22,7 +20,7 @@ impl Fleetscore {
     /// Against a store and the shared Kafka, with waiting times that suit a test.
     pub fn new(servers: &Servers, database: &Database, topic: &str) -> Self {
         let folder = servers.folder("data");
-        let this = Self { database: database.clone(), folder: folder.clone(), flags: vec![], environment: vec![] };
+        let this = Self { folder: folder.clone(), flags: vec![], environment: vec![] };
         this.with("--store", &database.setting())
             .with("--data-dir", &folder.display().to_string())
             .with("--blobs", &format!("file://{}", folder.join("blobs").display()))

@@ -5,6 +5,7 @@ use super::{free_port, setup_variable};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use std::path::Path;
 use std::process::Command;
@@ -57,13 +58,33 @@ impl Kafka {
             .arg(&properties)
             .output()
             .expect("java starts");
-        assert!(formatted.status.success(), "kafka's storage tool: {}", String::from_utf8_lossy(&formatted.stderr));
+        assert!(
+            formatted.status.success(),
+            "kafka's storage tool: {}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
         let mut command = Command::new("java");
         command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", &libs, "kafka.Kafka"]).arg(&properties);
         command.current_dir(folder);
         let process = Process::spawn(command, &folder.join("kafka.log"), libc::SIGTERM);
-        process.wait_for_output("Kafka Server started", Duration::from_secs(60));
-        Self { process, bootstrap: format!("127.0.0.1:{port}") }
+        let this = Self { process, bootstrap: format!("127.0.0.1:{port}") };
+        this.wait_until_ready();
+        this
+    }
+
+    /// Waits until the broker answers (without a log configuration it prints errors alone).
+    fn wait_until_ready(&self) {
+        let consumer: BaseConsumer = self.config().create().expect("a client");
+        super::wait_until("the broker", Duration::from_secs(90), || {
+            if let Some(status) = self.process.ended() {
+                panic!("Kafka ended with {status}:\n{}", self.process.output());
+            }
+            match consumer.fetch_metadata(None, Duration::from_secs(1)) {
+                Ok(metadata) if !metadata.brokers().is_empty() => Ok(()),
+                Ok(_) => Err("no broker yet".to_owned()),
+                Err(e) => Err(format!("{e}\n{}", self.process.output())),
+            }
+        });
     }
 
     fn config(&self) -> ClientConfig {
@@ -107,8 +128,12 @@ impl Kafka {
 
     /// Sends messages in order, pausing after each `chunk`.
     pub fn send_paced(&self, topic: &str, messages: &[Message], chunk: usize, pause: Duration) {
-        let producer: ThreadedProducer<DefaultProducerContext> =
-            self.config().set("linger.ms", "5").set("enable.idempotence", "true").create().expect("a producer");
+        let producer: ThreadedProducer<DefaultProducerContext> = self
+            .config()
+            .set("linger.ms", "5")
+            .set("enable.idempotence", "true")
+            .create()
+            .expect("a producer");
         for (i, message) in messages.iter().enumerate() {
             if i > 0 && i.is_multiple_of(chunk) {
                 producer.flush(Duration::from_secs(30)).expect("delivered");
@@ -121,9 +146,12 @@ impl Kafka {
                 }
                 match producer.send(record) {
                     Ok(()) => break,
-                    Err((rdkafka::error::KafkaError::MessageProduction(
-                        rdkafka::types::RDKafkaErrorCode::QueueFull,
-                    ), _)) => std::thread::sleep(Duration::from_millis(20)),
+                    Err((
+                        rdkafka::error::KafkaError::MessageProduction(
+                            rdkafka::types::RDKafkaErrorCode::QueueFull,
+                        ),
+                        _,
+                    )) => std::thread::sleep(Duration::from_millis(20)),
                     Err((e, _)) => panic!("cannot send to {topic}: {e}"),
                 }
             }

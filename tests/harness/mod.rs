@@ -28,7 +28,8 @@ impl Servers {
     /// None started yet.
     pub fn new() -> Self {
         // Under a world-traversable folder: PostgreSQL runs as another user where the tests run as root.
-        let folder = tempfile::Builder::new().prefix("fleetscore-e2e-").tempdir().expect("a temporary folder");
+        let folder =
+            tempfile::Builder::new().prefix("fleetscore-e2e-").tempdir().expect("a temporary folder");
         process::open_to_all(folder.path());
         Self {
             folder: Mutex::new(Some(folder)),
@@ -42,7 +43,8 @@ impl Servers {
     pub fn folder(&self, name: &str) -> PathBuf {
         let guard = self.folder.lock().expect("no test panics while it holds this lock");
         let root = guard.as_ref().expect("tests end before the servers stop").path();
-        let path = (0..).map(|n| root.join(format!("{name}-{n}"))).find(|p| !p.exists()).expect("a free name");
+        let path =
+            (0..).map(|n| root.join(format!("{name}-{n}"))).find(|p| !p.exists()).expect("a free name");
         std::fs::create_dir(&path).expect("a folder in the temporary folder");
         path
     }
@@ -96,7 +98,11 @@ pub fn setup_variable(name: &str) -> String {
 }
 
 /// Asks again until it is so; the last answer is shown when the time is over.
-pub fn wait_until<T: std::fmt::Debug>(what: &str, at_most: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+pub fn wait_until<T: std::fmt::Debug>(
+    what: &str,
+    at_most: Duration,
+    mut ask: impl FnMut() -> Result<T, String>,
+) -> T {
     let start = Instant::now();
     loop {
         match ask() {

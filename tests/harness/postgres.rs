@@ -69,7 +69,10 @@ impl Postgres {
     }
 
     fn psql(&self, database: &str, sql: &str) {
-        let out = Command::new("psql").args(["-qX", "-v", "ON_ERROR_STOP=1", "-c", sql]).arg(self.url(database)).output();
+        let out = Command::new("psql")
+            .args(["-qX", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .arg(self.url(database))
+            .output();
         let out = out.expect("psql starts");
         assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
     }

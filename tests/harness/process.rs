@@ -105,5 +105,6 @@ pub fn is_root() -> bool {
 /// Makes a folder passable for a server that runs as another user.
 pub fn open_to_all(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("permissions of our own folder");
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+        .expect("permissions of our own folder");
 }

@@ -2,7 +2,7 @@
 
 use super::data::Dataset;
 use super::database::Database;
-use super::fleetscore::Fleetscore;
+use super::fleetscore::{Fleetscore, Service};
 use super::kafka::Message;
 use super::{Servers, wait_until};
 use crate::oracle::{Key, Prediction, Reading, Window};
@@ -52,8 +52,10 @@ pub fn golden_predictions(path: &Path) -> BTreeMap<Key, Prediction> {
         .map(|r| {
             let r = r.expect("a CSV row");
             let start: i64 = r[4].parse().expect("milliseconds");
-            let prediction =
-                Prediction { label: r[7].parse().expect("a label"), decision: r[8].parse().expect("a decision") };
+            let prediction = Prediction {
+                label: r[7].parse().expect("a label"),
+                decision: r[8].parse().expect("a decision"),
+            };
             ((start * 1000, r[0].to_owned(), r[1].to_owned()), prediction)
         })
         .collect()
@@ -66,8 +68,9 @@ fn close(a: f64, b: f64, relative: f64) -> bool {
 /// Fails unless a view of windows shows exactly these: counts, min, max, first and last to the bit; sum and mean to
 /// 1e-14, stddev to 1e-11, relative.
 pub fn assert_windows(database: &Database, view: &str, expected: &BTreeMap<Key, Window>) {
-    let columns: Vec<String> =
-        ["sum", "mean", "min", "max", "stddev", "first", "last"].map(|c| database.exact(&format!("\"{c}\""))).into();
+    let columns: Vec<String> = ["sum", "mean", "min", "max", "stddev", "first", "last"]
+        .map(|c| database.exact(&format!("\"{c}\"")))
+        .into();
     let sql = format!(
         "SELECT {}, device, sensor, readings, {} FROM {view}",
         database.micros("window_start"),
@@ -120,7 +123,8 @@ pub fn assert_predictions(
         assert!(["f", "0"].contains(&row[6].as_str()), "{schedule}: {key:?} is stale");
         match row[3].as_str() {
             "scored" => {
-                let want = expected.get(&key).unwrap_or_else(|| panic!("{schedule}: {key:?} is not expected"));
+                let want =
+                    expected.get(&key).unwrap_or_else(|| panic!("{schedule}: {key:?} is not expected"));
                 assert_eq!(row[4].parse::<i64>().ok(), Some(want.label), "{schedule}: label of {key:?}");
                 let decision: f64 = row[5].parse().expect("a decision");
                 assert!(
@@ -148,7 +152,10 @@ pub fn assert_predictions(
 
 /// The messages of readings, one each, in the default wire format, keyed by device.
 pub fn single_messages(readings: &[Reading]) -> Vec<Message> {
-    readings.iter().map(|r| Message { key: r.device.clone(), payload: Some(reading_json(r).into_bytes()) }).collect()
+    readings
+        .iter()
+        .map(|r| Message { key: r.device.clone(), payload: Some(reading_json(r).into_bytes()) })
+        .collect()
 }
 
 /// One reading in the default wire format.
@@ -185,18 +192,29 @@ pub fn packed(readings: &[Reading], n: usize) -> Vec<Vec<Reading>> {
 }
 
 /// Waits until the windows hold all readings, every interval with data is scored and nothing is stale.
-pub fn wait_until_scored(database: &Database, readings: usize, schedules: &[(&str, usize)]) {
+pub fn wait_until_scored(
+    service: &Service,
+    database: &Database,
+    readings: usize,
+    schedules: &[(&str, usize)],
+) {
     wait_until("all readings in windows", PATIENCE, || {
+        service.assert_alive();
         let n = database.number("SELECT coalesce(sum(readings), 0) FROM windows")?;
         if n == readings as i64 { Ok(()) } else { Err(format!("{n} of {readings} readings")) }
     });
     for (schedule, scored) in schedules {
         wait_until(&format!("predictions of {schedule}"), PATIENCE, || {
+            service.assert_alive();
             let row = database.rows(&format!(
                 "SELECT count(*), coalesce(sum(CASE WHEN stale THEN 1 ELSE 0 END), 0) FROM predictions \
                  WHERE schedule = '{schedule}' AND status = 'scored'"
             ))?;
-            if row[0] == [scored.to_string(), "0".to_owned()] { Ok(()) } else { Err(format!("{row:?} of {scored}")) }
+            if row[0] == [scored.to_string(), "0".to_owned()] {
+                Ok(())
+            } else {
+                Err(format!("{row:?} of {scored}"))
+            }
         });
         wait_until(&format!("the end of runs of {schedule}"), PATIENCE, || {
             let open = database.number(&format!(
