@@ -1,7 +1,6 @@
 //! From a URL to a store.
 
 use crate::{MemoryStore, PgStore, Result, Store, StoreError};
-use std::path::Path;
 use std::sync::Arc;
 
 /// How a store is opened.
@@ -37,7 +36,6 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>> {
             if path.is_empty() {
                 return Err(wrong("`sqlite:` needs the path of a file, as in sqlite:./fleetscore.db"));
             }
-            let _ = Path::new(path);
             Err(wrong("SQLite is not supported yet"))
         }
         Some(("memory", "")) => Ok(Arc::new(MemoryStore::new())),
