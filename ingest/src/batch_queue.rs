@@ -26,6 +26,9 @@ pub(crate) struct BatchQueue {
     consumer: Arc<BaseConsumer<Context>>,
 }
 
+// SAFETY: librdkafka's queues may be used from any thread. Between calls the vector holds no messages.
+unsafe impl Send for BatchQueue {}
+
 impl BatchQueue {
     /// A new queue, for at most `capacity` messages per call. `None` if librdkafka has no memory.
     pub(crate) fn new(consumer: Arc<BaseConsumer<Context>>, capacity: usize) -> Option<Self> {

@@ -48,12 +48,7 @@ impl Context {
 }
 
 impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RDKafkaRespErr,
-        tpl: &mut TopicPartitionList,
-    ) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, tpl: &mut TopicPartitionList) {
         match err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if !self.shared.stopping() => {
                 // Answered at once with nothing: until it is, librdkafka does not act on further rebalances. Where to
@@ -122,7 +117,7 @@ fn judge(code: RDKafkaErrorCode, connected: bool) -> Judgement {
         code if is_refusal(code) && !connected => Judgement::Refused,
         // These come from the group's coordinator, after a broker has answered.
         C::GroupAuthorizationFailed | C::InvalidGroupId | C::InvalidSessionTimeout => Judgement::Refused,
-        C::Authentication | C::SaslAuthenticationFailed | C::Ssl => Judgement::WaitsForBroker,
+        C::Authentication | C::SaslAuthenticationFailed | C::SSL => Judgement::WaitsForBroker,
         C::AllBrokersDown | C::BrokerTransportFailure | C::Resolve => Judgement::WaitsForBroker,
         _ => Judgement::Passing,
     }
@@ -178,8 +173,8 @@ mod tests {
             (C::BrokerTransportFailure, false, Judgement::WaitsForBroker),
             (C::Authentication, false, Judgement::Refused),
             (C::Authentication, true, Judgement::WaitsForBroker),
-            (C::Ssl, false, Judgement::Refused),
-            (C::Ssl, true, Judgement::WaitsForBroker),
+            (C::SSL, false, Judgement::Refused),
+            (C::SSL, true, Judgement::WaitsForBroker),
             (C::GroupAuthorizationFailed, true, Judgement::Refused),
             (C::UnknownTopicOrPartition, false, Judgement::Passing),
             (C::PollExceeded, true, Judgement::Passing),

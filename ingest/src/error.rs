@@ -95,7 +95,7 @@ pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | C::SaslAuthenticationFailed
             | C::UnsupportedSASLMechanism
             | C::IllegalSASLState
-            | C::Ssl
+            | C::SSL
             | C::TopicAuthorizationFailed
             | C::GroupAuthorizationFailed
             | C::ClusterAuthorizationFailed
@@ -109,17 +109,27 @@ pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
 pub(crate) fn explain(code: RDKafkaErrorCode) -> String {
     use RDKafkaErrorCode as C;
     match code {
-        C::Authentication | C::SaslAuthenticationFailed | C::UnsupportedSASLMechanism | C::IllegalSASLState => {
-            "the broker refuses the credentials; check the connection string or kafka_properties.sasl.*".into()
+        C::Authentication
+        | C::SaslAuthenticationFailed
+        | C::UnsupportedSASLMechanism
+        | C::IllegalSASLState => {
+            "the broker refuses the credentials; check the connection string or kafka_properties.sasl.*"
+                .into()
         }
-        C::Ssl => "the TLS handshake failed; check kafka_properties.ssl.ca.location and security.protocol".into(),
+        C::SSL => {
+            "the TLS handshake failed; check kafka_properties.ssl.ca.location and security.protocol".into()
+        }
         C::TopicAuthorizationFailed => {
-            "no right to read the topic (an Event Hubs namespace of the Basic tier has no Kafka at all)".into()
+            "no right to read the topic (an Event Hubs namespace of the Basic tier has no Kafka at all)"
+                .into()
         }
-        C::GroupAuthorizationFailed => "no right to use the consumer group; change `group` or grant it".into(),
+        C::GroupAuthorizationFailed => {
+            "no right to use the consumer group; change `group` or grant it".into()
+        }
         C::ClusterAuthorizationFailed => "no right on the cluster; grant it to this user".into(),
         C::InvalidSessionTimeout => {
-            "the broker does not allow this session timeout; change kafka_properties.session.timeout.ms".into()
+            "the broker does not allow this session timeout; change kafka_properties.session.timeout.ms"
+                .into()
         }
         other => other.to_string(),
     }
@@ -149,7 +159,7 @@ mod tests {
             (C::Resolve, false),
             (C::UnknownTopicOrPartition, false),
             (C::Authentication, true),
-            (C::Ssl, true),
+            (C::SSL, true),
             (C::GroupAuthorizationFailed, true),
         ] {
             assert_eq!(is_refusal(code), refused, "{code:?}");

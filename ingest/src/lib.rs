@@ -28,6 +28,7 @@ mod context;
 mod decoding;
 mod lookup;
 mod poll;
+mod reading;
 mod stats;
 
 pub mod admin;

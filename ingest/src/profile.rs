@@ -61,16 +61,21 @@ impl Brokers {
         if setting.is_empty() {
             return Err(IngestError::Brokers("is empty; name at least one broker as host:port".into()));
         }
-        if setting.contains(['=', ';', '@', ' ']) || setting.contains("://") {
+        if setting.contains(['=', ';', '@']) || setting.contains("://") {
             return Err(IngestError::Brokers(
-                "is neither a list of host:port nor a connection string that starts with Endpoint=sb://".into(),
+                "is neither a list of host:port nor a connection string that starts with Endpoint=sb://"
+                    .into(),
             ));
         }
         let mut hosts = Vec::new();
         for host in setting.split(',').map(str::trim).filter(|h| !h.is_empty()) {
             let port = host.rsplit_once(':').map(|(name, port)| (name, port.parse::<u16>()));
             match port {
-                Some((name, Ok(port))) if !name.is_empty() && port > 0 => hosts.push(host),
+                Some((name, Ok(port)))
+                    if !name.is_empty() && !name.contains(char::is_whitespace) && port > 0 =>
+                {
+                    hosts.push(host)
+                }
                 _ => return Err(IngestError::Brokers(format!("`{host}` is no host:port"))),
             }
         }
@@ -310,7 +315,8 @@ fn applies(name: &str, role: Role) -> bool {
 }
 
 fn check_properties(properties: &BTreeMap<String, String>, role: Role) -> Result<(), IngestError> {
-    let refuse = |name: &str, reason: &str| IngestError::Property { name: name.into(), reason: reason.into() };
+    let refuse =
+        |name: &str, reason: &str| IngestError::Property { name: name.into(), reason: reason.into() };
     for (name, reason) in REFUSED {
         if properties.contains_key(*name) {
             return Err(refuse(name, reason));
@@ -394,6 +400,7 @@ mod tests {
             "localhost:0",
             ":9092",
             "http://localhost:9092",
+            "a b:9092",
             "user:hush@localhost:9092",
             "Endpoint=https://x/;SharedAccessKeyName=a;SharedAccessKey=hush",
             "Endpoint=sb://;SharedAccessKeyName=a;SharedAccessKey=hush",
