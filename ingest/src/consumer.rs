@@ -171,7 +171,7 @@ impl KafkaSource {
             topics,
             release_timeout: Duration::from_millis(session_ms) / 3,
             batch_messages,
-            state: PollState::new(Instant::now()),
+            state: PollState::new(Instant::now(), shared.budget.limit()),
         };
         let polling = spawn("fleetscore-poll", move || poller.run())?;
         let handle = SourceHandle { shared: Arc::clone(&shared) };

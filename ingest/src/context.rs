@@ -93,7 +93,10 @@ impl ClientContext for Context {
         let Some(code) = error.rdkafka_error_code() else { return };
         match judge(code, self.shared.connected.load(Ordering::Acquire)) {
             Judgement::Refused => self.shared.refuse(format!("kafka: {} ({reason})", explain(code))),
-            Judgement::WaitsForBroker => self.shared.waits_for_broker(&format!("{code} ({reason})")),
+            Judgement::WaitsForBroker => {
+                self.shared.doubt.store(true, Ordering::Release);
+                self.shared.waits_for_broker(&format!("{code} ({reason})"));
+            }
             Judgement::Passing => tracing::debug!("kafka: {code}: {reason}"),
         }
     }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How long one question to the broker may take. Event Hubs answers slowly while it throttles.
 const CALL: Duration = Duration::from_secs(5);
+/// The same, where one partition of many is asked for.
+const CALL_EACH: Duration = Duration::from_secs(1);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the full metadata is asked for while a topic is missing, so that the group learns of its return.
@@ -46,7 +48,7 @@ pub(crate) enum Answer {
         cluster: String,
         offsets: Vec<PartitionOffsets>,
     },
-    /// Partitions of a topic that is not there are left out.
+    /// Partitions that did not answer are left out.
     Ranges {
         start: u64,
         ranges: Vec<(TopicPartition, Range)>,
@@ -256,6 +258,23 @@ impl Lookup {
             .collect()
     }
 
+    /// [`Self::range`] one by one, for those partitions that answer.
+    fn range_each(&self, topic: &Arc<str>, partitions: &[i32]) -> BTreeMap<i32, Range> {
+        let mut found = BTreeMap::new();
+        for partition in partitions {
+            if self.shared.stopping() {
+                break;
+            }
+            match self.consumer.fetch_watermarks(topic, *partition, CALL_EACH) {
+                Ok((earliest, latest)) => {
+                    found.insert(*partition, Range { earliest, latest });
+                }
+                Err(e) => tracing::debug!("offsets of {topic}[{partition}]: {e}"),
+            }
+        }
+        found
+    }
+
     fn offsets(&self, assignment: u64) -> Result<Answer, Trouble> {
         let mut offsets = Vec::new();
         let mut missing = None;
@@ -312,6 +331,15 @@ impl Lookup {
                 Err(missing @ Trouble::Missing(_)) => {
                     self.tell(missing); // asked for again by the polling thread
                     continue;
+                }
+                // Perhaps only some partitions have no leader: they do not hold up the others.
+                Err(trouble @ Trouble::Later(_)) => {
+                    let found = self.range_each(&topic, &numbers);
+                    if found.is_empty() {
+                        return Err(trouble);
+                    }
+                    self.tell(trouble);
+                    found
                 }
                 other => other?,
             };

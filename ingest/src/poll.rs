@@ -26,7 +26,7 @@ const TEND: Duration = Duration::from_millis(250);
 /// How often end offsets are asked for.
 const ENDS: Duration = Duration::from_secs(1);
 /// Events of librdkafka served per round.
-const EVENTS: usize = 8;
+const EVENTS: usize = 32;
 /// How long leaving the group may take before the client is closed all the same.
 const LEAVE: Duration = Duration::from_secs(1);
 
@@ -69,8 +69,16 @@ pub(crate) struct PollState {
 }
 
 impl PollState {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { group: Group::Out, reading: None, assignment: 0, average: 1024, tended: now, asked_ends: now }
+    /// Messages are taken to be large until some were seen: a sixteenth of the budget.
+    pub(crate) fn new(now: Instant, budget: usize) -> Self {
+        Self {
+            group: Group::Out,
+            reading: None,
+            assignment: 0,
+            average: (budget / 16).max(1024),
+            tended: now,
+            asked_ends: now,
+        }
     }
 }
 
@@ -106,6 +114,15 @@ impl Poller {
             self.answered(answer)?;
         }
         self.serve(Duration::ZERO)?;
+        if self.shared.doubt.swap(false, Ordering::AcqRel)
+            && let Some(reading) = self.state.reading.as_mut()
+        {
+            // librdkafka goes on at the same offset behind a new connection, even where another topic of the same name
+            // or another cluster answers. It waits a little before it connects again, so nothing was fetched from
+            // there yet.
+            reading.suspect_all();
+            self.ask_ranges();
+        }
         while let Some(change) = self.consumer.context().next_change() {
             self.changed(change);
         }

@@ -236,6 +236,15 @@ impl Reading {
         }
     }
 
+    /// All logs may have been changed for others.
+    pub(crate) fn suspect_all(&mut self) {
+        for index in 0..self.partitions.len() {
+            if self.partitions[index].tracker.phase == Phase::Fetching {
+                self.suspect_at(index);
+            }
+        }
+    }
+
     fn suspect_at(&mut self, index: usize) {
         let partition = &mut self.partitions[index];
         partition.tracker.phase = Phase::Suspect;

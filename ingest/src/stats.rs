@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) offset_gaps: AtomicU64,
     /// Whether a broker has ever answered: a refusal after that is not the user's mistake.
     pub(crate) connected: AtomicBool,
+    /// A connection broke: what is behind it now may be another log.
+    pub(crate) doubt: AtomicBool,
     /// Set when the source is to end.
     pub(crate) stopping: AtomicBool,
     /// The start whose batches are not void.
@@ -96,6 +98,7 @@ impl Shared {
             assignments: AtomicU64::new(0),
             offset_gaps: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            doubt: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             current_start: AtomicU64::new(0),
             budget,
