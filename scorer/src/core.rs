@@ -10,6 +10,8 @@ mod late;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use late::data_only;
+
 use crate::readiness::Horizon;
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, US_PER_S};
@@ -324,7 +326,8 @@ impl<'a> Look<'a> {
     fn start_waiting(&mut self) {
         let limit = self.limits.open;
         let Some(version) = self.facts.active_set else {
-            if !self.out.plan.open.is_empty() || self.out.waiting.is_none() && self.facts.pane_range.is_some() {
+            if !self.out.plan.open.is_empty() || self.out.waiting.is_none() && self.facts.pane_range.is_some()
+            {
                 self.out.waiting = Some(NO_MODEL_SET.to_owned());
             }
             return;

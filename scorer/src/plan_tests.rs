@@ -34,8 +34,10 @@ fn windows(rows: &[(u32, Option<f64>)], split: usize) -> Windows {
         let version = arrow::array::Int64Array::from_iter_values(rows.iter().map(|r| i64::from(r.0) + 100));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(series), Arc::new(version)];
         for f in Feature::ALL {
-            let values: Float64Array =
-                rows.iter().map(|r| if f == Feature::Stddev { r.1 } else { Some(r.1.unwrap_or(1.0)) }).collect();
+            let values: Float64Array = rows
+                .iter()
+                .map(|r| if f == Feature::Stddev { r.1 } else { Some(r.1.unwrap_or(1.0)) })
+                .collect();
             columns.push(Arc::new(values));
         }
         RecordBatch::try_new(window_schema(), columns).unwrap()
@@ -45,7 +47,8 @@ fn windows(rows: &[(u32, Option<f64>)], split: usize) -> Windows {
 }
 
 /// series → (status, prediction, decision, value, version, model, normal_range)
-type Rows = BTreeMap<u32, (String, Option<i16>, Option<f64>, Option<f64>, i64, Option<String>, Option<String>)>;
+type Rows =
+    BTreeMap<u32, (String, Option<i16>, Option<f64>, Option<f64>, i64, Option<String>, Option<String>)>;
 
 fn rows(scored: &Scored) -> Rows {
     let mut out = Rows::new();
@@ -126,9 +129,9 @@ async fn each_status_has_its_row() {
 
 #[tokio::test]
 async fn a_broken_stream_is_the_stores_error() {
-    let table = Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![entry(1, Ok(below(1.0)))] }));
-    let broken: Windows =
-        stream::iter([Err(StoreError::Unavailable { message: "gone".into() })]).boxed();
+    let table =
+        Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![entry(1, Ok(below(1.0)))] }));
+    let broken: Windows = stream::iter([Err(StoreError::Unavailable { message: "gone".into() })]).boxed();
     let error = score(&table, &[Feature::Mean], false, broken).await.unwrap_err();
     assert!(matches!(error, ScoreError::Store(StoreError::Unavailable { .. })), "{error:?}");
 }

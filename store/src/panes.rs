@@ -17,13 +17,16 @@ pub(crate) async fn probe<S: Store + ?Sized>(
         return Ok(Vec::new());
     };
     let len = settings.interval_us;
-    let (mut low, mut high) =
-        (range.start.max(oldest).0.div_ceil_euclid(len), range.end.min(newest.plus_us(1)).0.div_ceil_euclid(len));
+    let (mut low, mut high) = (
+        range.start.max(oldest).0.div_ceil_euclid(len),
+        range.end.min(newest.plus_us(1)).0.div_ceil_euclid(len),
+    );
     let (mut found, mut step) = (Vec::new(), 1_i64);
     while low < high && found.len() < limit {
         step = step.min(high - low);
         let (from, to) = if newest_first { (high - step, high) } else { (low, low + step) };
-        let some = has_data(store, Interval { start: Timestamp(from * len), end: Timestamp(to * len) }).await?;
+        let some =
+            has_data(store, Interval { start: Timestamp(from * len), end: Timestamp(to * len) }).await?;
         if some && step > 1 {
             step /= 2;
             continue;

@@ -160,6 +160,19 @@ impl Look<'_> {
     }
 }
 
+/// Whether a run of this interval that nobody planned yet has rows only for series with data, given the runs that
+/// overlap it: as its newest run had, else if it lies before the first interval or inside a gap.
+pub(crate) fn data_only(schedule: &ScheduleRow, interval: Interval, runs: &[RunRow]) -> bool {
+    let mut history = History::default();
+    runs.iter().for_each(|r| history.add(r));
+    if let Some(past) = history.runs.get(&interval) {
+        return past.data_only;
+    }
+    let early = schedule.first_interval.is_some_and(|first| interval.start < first);
+    let all = schedule.spec.catch_up == CatchUp::All;
+    early && all || history.gaps.iter().any(|g| g.start <= interval.start && interval.end <= g.end)
+}
+
 /// Windows at most so many hops apart are asked for together.
 const CLUSTER_HOPS: i64 = 64;
 
@@ -169,6 +182,8 @@ struct History {
     runs: BTreeMap<Interval, Past>,
     /// Ranges that a policy passed over.
     passed: Vec<Interval>,
+    /// Ranges without data.
+    gaps: Vec<Interval>,
 }
 
 /// Runs of one window.
@@ -182,8 +197,9 @@ struct Past {
 impl History {
     fn add(&mut self, run: &RunRow) {
         if run.state == RunState::Skipped {
-            if run.cause == RunCause::CatchUp {
-                self.passed.push(run.interval);
+            match run.cause {
+                RunCause::Gap => self.gaps.push(run.interval),
+                _ => self.passed.push(run.interval),
             }
             return;
         }

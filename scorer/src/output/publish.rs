@@ -151,8 +151,7 @@ pub async fn publish(
         }
     }
     let batches = store.predictions(&publication.schedule, publication.interval).await?;
-    let (schedule, interval, fence) =
-        (publication.schedule.clone(), publication.interval, publication.fence);
+    let (schedule, interval, fence) = (publication.schedule.clone(), publication.interval, publication.fence);
     let encoded = tokio::task::spawn_blocking(move || encode(&schedule, interval, fence, &batches));
     let files = encoded.await.map_err(|e| PublishError::Encode(e.to_string()))??;
     for (name, bytes) in files.objects {
@@ -295,7 +294,8 @@ async fn put_local(
         return Ok(Outcome::Fenced);
     }
     // Written beside it and renamed over it.
-    let put = blobs.store.put_opts(&blobs.path(name), bytes.into(), PutOptions::from(PutMode::Overwrite));
+    let path = blobs.path(name);
+    let put = blobs.store.put_opts(&path, bytes.into(), PutOptions::from(PutMode::Overwrite));
     put.await.map_err(|e| blobs.error(name, e))?;
     Ok(Outcome::Done)
 }
