@@ -17,6 +17,7 @@ pub mod error;
 pub mod models;
 mod normal;
 pub mod output;
+pub mod pickle;
 pub mod plan;
 mod planner;
 pub mod range;
