@@ -1,5 +1,6 @@
 //! How the program ends: one place decides the status.
 
+use crate::signals::Stopped;
 use fleetscore_schemas::codes::{Classify, Domain};
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ pub(crate) enum Fail {
     User(String),
     /// The work failed, or the shutdown passed its timeout: 1.
     Work(String),
+    /// A signal came first: 130 after SIGINT, 0 after SIGTERM.
+    Stopped,
 }
 
 impl Fail {
@@ -35,8 +38,16 @@ impl Fail {
 
 impl std::fmt::Display for Fail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::User(m) | Self::Work(m)) = self;
-        f.write_str(m)
+        match self {
+            Self::User(m) | Self::Work(m) => f.write_str(m),
+            Self::Stopped => f.write_str("stopped by a signal"),
+        }
+    }
+}
+
+impl From<Stopped> for Fail {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
     }
 }
 
@@ -60,7 +71,7 @@ pub(crate) fn status(outcome: &Outcome) -> u8 {
         Err(Fail::Work(_)) => 1,
         Err(Fail::User(_)) => 2,
         Ok(Done::Partly) => 3,
-        Ok(Done::Interrupted) => 130,
+        Ok(Done::Interrupted) | Err(Fail::Stopped) => 130,
     }
 }
 

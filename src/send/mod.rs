@@ -1,0 +1,5 @@
+//! From files and the simulator to messages of a topic.
+
+pub(crate) mod csv;
+pub(crate) mod pace;
+pub(crate) mod pack;
