@@ -7,17 +7,19 @@
 //!
 //! [`conformance`] is one suite of promises that every implementation passes.
 
+mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
 mod memory;
 mod open;
 mod pg;
+mod settings;
 mod sqlite;
 mod types;
 
 pub use error::{Result, StoreError};
-pub use memory::MemoryStore;
+pub use memory::{Clock, MemoryStore};
 pub use open::{StoreOptions, open};
 pub use pg::PgStore;
 pub use sqlite::SqliteStore;

@@ -1,0 +1,350 @@
+//! The store in memory: plain maps behind one lock. It is the reference of what the trait promises, and the store of
+//! simulations, whose clock it may be given.
+
+mod plan;
+mod score;
+mod stream;
+
+use crate::batch::PredictionRow;
+use crate::{
+    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
+    ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress, ProgressRow, Publication,
+    QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreError,
+    StoreKind, Task, TaskClaim,
+};
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use fleetscore_schemas::delta::{PaneKey, Partial};
+use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use fleetscore_schemas::{SeriesId, SeriesName};
+use futures::StreamExt;
+use plan::{RunEntry, TaskEntry};
+use score::{PublicationEntry, StoredPrediction};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use uuid::Uuid;
+
+/// What tells the store's time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The store in memory, for simulation and tests. It forgets everything when dropped.
+pub struct MemoryStore {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    /// An empty store on the system's clock.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(|| Timestamp::from(chrono::Utc::now())))
+    }
+
+    /// An empty store on a clock of the caller's.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self { clock, state: Mutex::new(State::default()) }
+    }
+
+    /// A panic of another task cannot leave the maps between two states that matter: every method checks first and
+    /// writes afterwards.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clock(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Losses recorded by checkpoints, oldest first: what the SQL stores show as `loss_events`.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.state().losses.clone()
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = self.state();
+        f.debug_struct("MemoryStore")
+            .field("series", &state.names.len())
+            .field("panes", &state.panes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One stored pane of one series.
+#[derive(Debug, Clone, Copy)]
+struct Pane {
+    partial: Partial,
+    version: i64,
+}
+
+#[derive(Debug)]
+struct State {
+    store_id: Uuid,
+    settings: Option<PaneSettings>,
+    readiness: Option<ReadinessSettings>,
+    progress: BTreeMap<(String, TopicPartition), ProgressRow>,
+    /// The broker's time of the record before each position.
+    broker_times: BTreeMap<(String, TopicPartition), Timestamp>,
+    ids: HashMap<SeriesName, SeriesId>,
+    /// Names by id − 1.
+    names: Vec<SeriesName>,
+    panes: BTreeMap<PaneKey, Pane>,
+    changed: BTreeMap<i64, ChangedPane>,
+    last_changed: i64,
+    dead_letters: BTreeMap<i64, DeadLetterRow>,
+    losses: Vec<Loss>,
+    schedules: BTreeMap<String, ScheduleRow>,
+    runs: HashMap<Uuid, RunEntry>,
+    /// Waiting or running runs by (schedule, interval start).
+    open: HashMap<(String, Timestamp), Uuid>,
+    /// Running runs in the order in which they are claimed: (opened at, interval start, schedule).
+    due: BTreeSet<(Timestamp, Timestamp, String, Uuid)>,
+    /// Tasks by (schedule, interval start, shard).
+    tasks: BTreeMap<(String, Timestamp, i32), TaskEntry>,
+    predictions: BTreeMap<(String, Timestamp), BTreeMap<SeriesId, StoredPrediction>>,
+    /// Publications by (interval start, schedule).
+    publications: BTreeMap<(Timestamp, String), PublicationEntry>,
+    model_sets: BTreeMap<i64, ModelSetRow>,
+    last_model_set: i64,
+    /// Activated sets, the active one last.
+    activations: Vec<i64>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            store_id: Uuid::new_v4(),
+            settings: None,
+            readiness: None,
+            progress: BTreeMap::new(),
+            broker_times: BTreeMap::new(),
+            ids: HashMap::new(),
+            names: Vec::new(),
+            panes: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            last_changed: 0,
+            dead_letters: BTreeMap::new(),
+            losses: Vec::new(),
+            schedules: BTreeMap::new(),
+            runs: HashMap::new(),
+            open: HashMap::new(),
+            due: BTreeSet::new(),
+            tasks: BTreeMap::new(),
+            predictions: BTreeMap::new(),
+            publications: BTreeMap::new(),
+            model_sets: BTreeMap::new(),
+            last_model_set: 0,
+            activations: Vec::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Memory
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn store_id(&self) -> Result<Uuid> {
+        Ok(self.state().store_id)
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(self.clock())
+    }
+
+    async fn pin_panes(&self, settings: &PaneSettings) -> Result<()> {
+        self.state().pin_panes(settings)
+    }
+
+    async fn pane_settings(&self) -> Result<Option<PaneSettings>> {
+        Ok(self.state().settings.clone())
+    }
+
+    async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()> {
+        self.state().readiness = Some(*settings);
+        Ok(())
+    }
+
+    async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        let now = self.clock();
+        self.state().add_partitions(source, partitions, now);
+        Ok(())
+    }
+
+    async fn progress(&self) -> Result<Progress> {
+        let now = self.clock();
+        Ok(Progress { now, rows: self.state().progress.values().cloned().collect() })
+    }
+
+    async fn claim(&self, source: &str, owner: &str, partitions: &[TopicPartition]) -> Result<Vec<Claim>> {
+        let now = self.clock();
+        self.state().claim(source, owner, partitions, now)
+    }
+
+    async fn heartbeat(&self, source: &str, owner: &str, beats: &[Heartbeat]) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().heartbeat(source, owner, beats, now))
+    }
+
+    async fn intern(&self, names: &[SeriesName], max_series: u32) -> Result<Vec<Option<SeriesId>>> {
+        Ok(self.state().intern(names, max_series))
+    }
+
+    async fn lookup(&self, names: &[SeriesName]) -> Result<Vec<Option<SeriesId>>> {
+        let state = self.state();
+        Ok(names.iter().map(|n| state.ids.get(n).copied()).collect())
+    }
+
+    async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>> {
+        Ok((1..).zip(self.state().names.iter().cloned()).collect())
+    }
+
+    async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
+        let now = self.clock();
+        self.state().checkpoint(checkpoint, now)
+    }
+
+    async fn retain_from(&self, floor: Timestamp) -> Result<u64> {
+        Ok(self.state().retain_from(floor))
+    }
+
+    async fn pane_range(&self) -> Result<Option<(Timestamp, Timestamp)>> {
+        let state = self.state();
+        Ok(state.panes.first_key_value().zip(state.panes.last_key_value()).map(|((a, _), (b, _))| (a.0, b.0)))
+    }
+
+    async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
+        Ok(self.state().dead_letters(filter))
+    }
+
+    async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {
+        let now = self.clock();
+        self.state().put_schedule(spec, now)
+    }
+
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>> {
+        Ok(self.state().schedules.values().cloned().collect())
+    }
+
+    async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>> {
+        Ok(self.state().changed.values().take(limit).cloned().collect())
+    }
+
+    async fn plan(&self, plan: &Plan) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().plan(plan, now))
+    }
+
+    async fn stale_series(&self, schedule: &str, interval: Interval) -> Result<u64> {
+        Ok(self.state().stale_series(schedule, interval))
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
+        Ok(self.state().run_rows(filter))
+    }
+
+    async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>> {
+        let now = self.clock();
+        Ok(self.state().claim_task(claim, now))
+    }
+
+    async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().renew_task(task, lease_us, now))
+    }
+
+    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
+        let batches = self.state().windows(interval)?;
+        Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
+    }
+
+    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
+        let now = self.clock();
+        let rows: Vec<PredictionRow> = crate::batch::prediction_rows(&commit.predictions)?;
+        Ok(self.state().commit_predictions(commit, rows, now))
+    }
+
+    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().fail_task(task, error, give_up, now))
+    }
+
+    async fn cancel_run(&self, run_id: Uuid) -> Result<bool> {
+        let now = self.clock();
+        Ok(self.state().cancel_run(run_id, now))
+    }
+
+    async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
+        let now = self.clock();
+        Ok(self.state().claim_publication(worker, lease_us, now))
+    }
+
+    async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
+        Ok(self.state().confirm_publication(publication))
+    }
+
+    async fn raise_publication(&self, publication: &Publication, above: i64) -> Result<Option<Publication>> {
+        Ok(self.state().raise_publication(publication, above))
+    }
+
+    async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().finish_publication(publication, now))
+    }
+
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+        self.state().published(schedule, interval)
+    }
+
+    async fn reserve_model_set(&self) -> Result<i64> {
+        let mut state = self.state();
+        state.last_model_set += 1;
+        Ok(state.last_model_set)
+    }
+
+    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
+        let now = self.clock();
+        self.state().add_model_set(set, activate, now)
+    }
+
+    async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
+        let state = self.state();
+        let active = state.activations.last().copied();
+        let row = |s: &ModelSetRow| ModelSetRow { active: Some(s.version) == active, ..s.clone() };
+        Ok(state.model_sets.values().rev().map(row).collect())
+    }
+
+    async fn activate_model_set(&self, version: i64) -> Result<()> {
+        self.state().activate(version)
+    }
+
+    async fn rollback_model_set(&self) -> Result<Option<i64>> {
+        let mut state = self.state();
+        if state.activations.len() < 2 {
+            return Ok(None);
+        }
+        state.activations.pop();
+        Ok(state.activations.last().copied())
+    }
+
+    async fn query(&self, _sql: &str) -> Result<QueryResult> {
+        Err(StoreError::Query {
+            message: "the store in memory has no SQL: use sqlite:PATH or postgres://…".into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Predictions, their publication, and model sets.
+
+use super::State;
+use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow};
+use crate::{ModelSetRow, Outcome, PredictionCommit, Publication, Result, StoreError};
+use arrow::array::RecordBatch;
+use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// The current prediction of one series in one interval.
+#[derive(Debug, Clone)]
+pub(super) struct StoredPrediction {
+    pub(super) row: PredictionRow,
+    window_end: Timestamp,
+    model_set: i64,
+    run_id: Uuid,
+    scored_at: Timestamp,
+}
+
+/// How far the publication of one interval is behind.
+#[derive(Debug, Clone)]
+pub(super) struct PublicationEntry {
+    interval: Interval,
+    fence: i64,
+    /// Commits that changed something.
+    change: i64,
+    /// The last of them that is published.
+    published: i64,
+    published_at: Option<Timestamp>,
+    lease_until: Option<Timestamp>,
+}
+
+impl State {
+    /// 0 where the interval crosses the floor: its predictions are frozen.
+    pub(super) fn stale_series(&self, schedule: &str, interval: Interval) -> u64 {
+        if self.floor().is_some_and(|floor| interval.start < floor) {
+            return 0;
+        }
+        let none = BTreeMap::new();
+        let stored = self.predictions.get(&(schedule.to_owned(), interval.start)).unwrap_or(&none);
+        let windows = self.merged(interval);
+        let scored_from = |series: &SeriesId| stored.get(series).map_or(0, |p| p.row.window_version);
+        let moved = windows.iter().filter(|(series, (_, version))| scored_from(series) != *version).count();
+        let gone =
+            stored.iter().filter(|(s, p)| p.row.window_version != 0 && !windows.contains_key(s)).count();
+        (moved + gone) as u64
+    }
+
+    pub(super) fn commit_predictions(
+        &mut self,
+        commit: &PredictionCommit,
+        rows: Vec<PredictionRow>,
+        now: Timestamp,
+    ) -> Outcome {
+        let task = &commit.task;
+        if self.held(task).is_none() {
+            return Outcome::Fenced;
+        }
+        let stored = self.predictions.entry((task.schedule.clone(), task.interval.start)).or_default();
+        let mut before = std::mem::take(stored);
+        let mut changed = false;
+        for row in rows {
+            let same = before.remove(&row.series).filter(|old| {
+                old.row == row && old.model_set == task.model_set && old.window_end == task.interval.end
+            });
+            changed |= same.is_none();
+            let kept = same.unwrap_or(StoredPrediction {
+                row,
+                window_end: task.interval.end,
+                model_set: task.model_set,
+                run_id: task.run_id,
+                scored_at: now,
+            });
+            stored.insert(kept.row.series, kept);
+        }
+        changed |= !before.is_empty();
+        if changed {
+            let key = (task.interval.start, task.schedule.clone());
+            self.publications
+                .entry(key)
+                .or_insert(PublicationEntry {
+                    interval: task.interval,
+                    fence: 0,
+                    change: 0,
+                    published: 0,
+                    published_at: None,
+                    lease_until: None,
+                })
+                .change += 1;
+        }
+        self.end_run(task.run_id, commit.state, now);
+        if let Some(run) = self.runs.get_mut(&task.run_id) {
+            run.row.counts = commit.counts;
+            run.row.error.clone_from(&commit.error);
+        }
+        Outcome::Done
+    }
+
+    pub(super) fn claim_publication(
+        &mut self,
+        worker: &str,
+        lease_us: i64,
+        now: Timestamp,
+    ) -> Option<Publication> {
+        let schedules = &self.schedules;
+        let gap = |name: &str| schedules.get(name).map_or(0, |s| s.spec.republish_gap_us);
+        let ((_, schedule), entry) = self.publications.iter_mut().find(|((_, schedule), p)| {
+            p.change > p.published
+                && p.published_at.is_none_or(|at| at.plus_us(gap(schedule)) <= now)
+                && p.lease_until.is_none_or(|until| until <= now)
+        })?;
+        entry.fence += 1;
+        entry.lease_until = Some(now.plus_us(lease_us));
+        Some(Publication {
+            schedule: schedule.clone(),
+            interval: entry.interval,
+            fence: entry.fence,
+            change: entry.change,
+            worker: worker.to_owned(),
+        })
+    }
+
+    fn published_entry(&mut self, p: &Publication) -> Option<&mut PublicationEntry> {
+        self.publications.get_mut(&(p.interval.start, p.schedule.clone())).filter(|e| e.fence == p.fence)
+    }
+
+    pub(super) fn confirm_publication(&mut self, publication: &Publication) -> Outcome {
+        if self.published_entry(publication).is_some() { Outcome::Done } else { Outcome::Fenced }
+    }
+
+    pub(super) fn raise_publication(&mut self, publication: &Publication, above: i64) -> Option<Publication> {
+        let entry = self.published_entry(publication)?;
+        entry.fence = entry.fence.max(above) + 1;
+        Some(Publication { fence: entry.fence, ..publication.clone() })
+    }
+
+    pub(super) fn finish_publication(&mut self, publication: &Publication, now: Timestamp) -> Outcome {
+        let Some(entry) = self.published_entry(publication) else { return Outcome::Fenced };
+        entry.published = entry.published.max(publication.change);
+        entry.published_at = Some(now);
+        entry.lease_until = None;
+        Outcome::Done
+    }
+
+    pub(super) fn published(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+        let Some(stored) = self.predictions.get(&(schedule.to_owned(), interval.start)) else {
+            return Ok(Vec::new());
+        };
+        let mut rows = Vec::with_capacity(stored.len());
+        for p in stored.values() {
+            let name = self.names.get((p.row.series as usize).wrapping_sub(1)).ok_or_else(|| {
+                StoreError::internal(format!("a prediction names the unknown series {}", p.row.series))
+            })?;
+            rows.push((name, p));
+        }
+        rows.sort_by_key(|(name, _)| *name);
+        let mut builder = PublishedBuilder::new(schedule, interval.start);
+        for (name, p) in &rows {
+            builder.push(&PublishedRow {
+                window_end: p.window_end,
+                device: &name.device,
+                sensor: &name.sensor,
+                value: p.row.value,
+                prediction: p.row.prediction,
+                decision: p.row.decision,
+                status: p.row.status.as_str(),
+                model_set: Some(p.model_set),
+                model: p.row.model.as_deref(),
+                window_version: p.row.window_version,
+                run_id: &p.run_id.to_string(),
+                scored_at: p.scored_at,
+            });
+        }
+        if rows.is_empty() { Ok(Vec::new()) } else { Ok(vec![builder.finish()?]) }
+    }
+
+    pub(super) fn add_model_set(&mut self, set: &ModelSetRow, activate: bool, now: Timestamp) -> Result<()> {
+        if let Some(stored) = self.model_sets.get(&set.version) {
+            if stored.path != set.path {
+                return Err(StoreError::internal(format!("model set {} exists already", set.version)));
+            }
+            // The same call again, after its answer was lost.
+            return if activate { self.activate(set.version) } else { Ok(()) };
+        }
+        self.model_sets.insert(set.version, ModelSetRow { active: false, created_at: now, ..set.clone() });
+        self.last_model_set = self.last_model_set.max(set.version);
+        if activate { self.activate(set.version) } else { Ok(()) }
+    }
+
+    pub(super) fn activate(&mut self, version: i64) -> Result<()> {
+        if !self.model_sets.contains_key(&version) {
+            return Err(StoreError::NotFound { what: format!("model set {version}") });
+        }
+        // Activating the active set again must not make rollback a step to itself.
+        if self.activations.last() != Some(&version) {
+            self.activations.push(version);
+        }
+        Ok(())
+    }
+}
