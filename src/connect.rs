@@ -4,7 +4,9 @@ use crate::config::{Config, mask};
 use crate::exit::Fail;
 use crate::signals::Shutdown;
 use fleetscore_schemas::codes::Classify;
+use fleetscore_scorer::blobs::Blobs;
 use fleetscore_store::{Store, StoreOptions};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,4 +61,15 @@ pub(crate) async fn store(config: &Config, shutdown: &Shutdown) -> Result<Arc<dy
     let store = patiently(&what, shutdown, || fleetscore_store::open(&config.store, &options)).await?;
     patiently(&what, shutdown, || store.migrate()).await?;
     Ok(store)
+}
+
+/// The configured blobs, bound to the store: another store's root is refused.
+///
+/// # Errors
+/// What is wrong with the setting; [`Fail::Stopped`] at a signal.
+pub(crate) async fn blobs(config: &Config, store: &dyn Store, shutdown: &Shutdown) -> Result<Blobs, Fail> {
+    let blobs = Blobs::open(&config.blobs, &BTreeMap::new())?;
+    let what = format!("blob storage at {}", mask::text(&config.blobs));
+    patiently(&what, shutdown, || blobs.bind(store)).await?;
+    Ok(blobs)
 }

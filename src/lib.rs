@@ -14,11 +14,15 @@
 mod cli;
 mod config;
 mod connect;
+mod demo;
 mod exit;
+mod http;
 mod logging;
 mod output;
+mod roles;
 mod send;
 mod signals;
+mod wire;
 
 /// Parses the command line, does what it asks, and gives the status of the process.
 pub fn main() -> std::process::ExitCode {

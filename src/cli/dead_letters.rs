@@ -1,8 +1,12 @@
 //! `dead-letters`: records that were not counted, and counting them after all.
 
 use super::Context;
+use crate::connect::patiently;
 use crate::exit::{Done, Fail, Outcome};
-use crate::{connect, output};
+use crate::{connect, output, wire};
+use fleetscore_aggregator::{ReplayReport, SystemClock, replay_dead_letters};
+use fleetscore_decode::Decoder;
+use fleetscore_schemas::reading::{Messages, TopicPartition};
 use fleetscore_store::{DeadLetterFilter, DeadLetterRow, Store};
 use serde_json::json;
 
@@ -27,6 +31,25 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Decode them anew with the present settings, and count those that can be counted now.
+    Replay(Replay),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(false).args(["ids", "code", "all"])))]
+struct Replay {
+    /// These ids.
+    #[arg(value_name = "ID")]
+    ids: Vec<i64>,
+    /// All with this code.
+    #[arg(long)]
+    code: Option<String>,
+    /// All that were not replayed yet.
+    #[arg(long)]
+    all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +76,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     match args.command.unwrap_or(Command::List(args.list)) {
         Command::List(list_args) => list(&list_args, &*store).await,
         Command::Show { id, json } => show(id, json, &*store).await,
+        Command::Replay(args) => replay(args, context, &*store).await,
     }
 }
 
@@ -110,6 +134,93 @@ async fn show(id: i64, as_object: bool, store: &dyn Store) -> Outcome {
     output::print(&output::table(&["field", "value"], rows.map(|(k, v)| vec![k.to_owned(), v])));
     output::print(&payload);
     Ok(Done::All)
+}
+
+/// Dead letters read, decoded and merged at a time.
+const CHUNK: usize = 1000;
+
+async fn replay(args: Replay, context: &Context, store: &dyn Store) -> Outcome {
+    let mut total = ReplayReport::default();
+    let (mut after, mut without_bytes) = (None, 0);
+    loop {
+        let filter = DeadLetterFilter {
+            ids: if args.ids.is_empty() { None } else { Some(args.ids.clone()) },
+            code: args.code.clone(),
+            unreplayed: true,
+            after_id: after,
+            limit: CHUNK,
+        };
+        let rows = patiently("the store", &context.shutdown, || store.dead_letters(&filter)).await?;
+        let Some(last) = rows.last() else { break };
+        after = Some(last.id);
+        without_bytes += rows.iter().filter(|r| r.payload.is_none()).count();
+        let report = context.shutdown.unless(replay_chunk(&rows, context, store)).await??;
+        total.replayed.extend(report.replayed);
+        total.refused.extend(report.refused);
+        total.readings += report.readings;
+        total.filtered += report.filtered;
+    }
+    print_replay(&args, &total, without_bytes);
+    match (total.replayed.is_empty(), total.refused.is_empty() && without_bytes == 0) {
+        (_, true) => Ok(Done::All),
+        (false, false) => Ok(Done::Partly),
+        (true, false) => Err(Fail::work("none of them can be counted with the present settings")),
+    }
+}
+
+async fn replay_chunk(
+    rows: &[DeadLetterRow],
+    context: &Context,
+    store: &dyn Store,
+) -> Result<ReplayReport, Fail> {
+    let (mut messages, mut ids) = (Messages::default(), Vec::new());
+    for row in rows {
+        if let Some(payload) = &row.payload {
+            messages.push(messages.len() as i64, row.broker_time, payload);
+            ids.push(row.id);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(ReplayReport::default());
+    }
+    let config = &context.config;
+    let to = messages.len() as i64;
+    let mut decoder = Decoder::new(0, wire::decode_options(config));
+    let batch = decoder.decode(TopicPartition::new("dead letters", 0), 0, 0, to, messages, &[]);
+    let options = wire::aggregator(config, wire::process_name());
+    Ok(replay_dead_letters(&options, store, &SystemClock::new(), &ids, batch).await?)
+}
+
+fn print_replay(args: &Replay, total: &ReplayReport, without_bytes: usize) {
+    if args.json {
+        let refused =
+            total.refused.iter().map(|(id, code, why)| json!({"id": id, "code": code.as_str(), "why": why}));
+        let value = json!({
+            "replayed": total.replayed,
+            "readings": total.readings,
+            "filtered": total.filtered,
+            "refused": refused.collect::<Vec<_>>(),
+            "without_payload": without_bytes,
+        });
+        output::print(&value.to_string());
+        return;
+    }
+    if !total.refused.is_empty() {
+        let rows =
+            total.refused.iter().map(|(id, code, why)| vec![id.to_string(), code.to_string(), why.clone()]);
+        output::print(&output::table(&["refused", "code", "detail"], rows));
+    }
+    let overflow = match without_bytes {
+        0 => String::new(),
+        n => format!(", {n} overflow rows without bytes (read those offsets from Kafka)"),
+    };
+    output::print(&format!(
+        "{} replayed ({} readings, {} filtered out), {} refused{overflow}",
+        total.replayed.len(),
+        total.readings,
+        total.filtered,
+        total.refused.len()
+    ));
 }
 
 fn as_json(r: &DeadLetterRow) -> serde_json::Value {

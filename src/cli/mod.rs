@@ -2,14 +2,20 @@
 
 mod config;
 mod dead_letters;
+mod demo;
 mod migrate;
+mod models;
+mod roles;
+mod run;
 mod runs;
 mod schedules;
+mod send;
 mod sql;
 
 use crate::config::{Config, SettingFlags, Sources};
 use crate::exit::{self, Fail, Outcome};
 use crate::logging::{self, LogFormat};
+use crate::roles::Roles;
 use crate::signals::Shutdown;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,10 +46,25 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything in one process: broker, simulated fleet, training, windows, scoring. Nothing to install.
+    Demo(demo::Args),
+    /// All roles in one process: Kafka to windows, windows to predictions.
+    Up,
+    /// One role: Kafka to windows.
+    Aggregate,
+    /// One role: schedules, scoring and publication.
+    Score,
+    /// Score the intervals that start in [from, to) now, and exit: backfill and re-score.
+    Run(run::Args),
     /// List, show and cancel runs; score again what failed.
     Runs(runs::Args),
     /// List schedules.
     Schedules(schedules::Args),
+    /// Import, train, list, activate and check model sets.
+    #[command(subcommand)]
+    Models(models::Command),
+    /// A producer: readings from a CSV file or a simulated fleet.
+    Send(send::Args),
     /// One reading statement over the store, in its own dialect.
     Sql(sql::Args),
     /// List, show and replay records that were not counted.
@@ -57,7 +78,10 @@ enum Command {
 impl Command {
     /// What the log shows unless a variable says otherwise: services tell what they do, commands only what is wrong.
     fn level(&self) -> &'static str {
-        "warn"
+        match self {
+            Self::Up | Self::Aggregate | Self::Score => "info",
+            _ => "warn",
+        }
     }
 }
 
@@ -101,6 +125,13 @@ fn run(cli: Cli) -> Outcome {
 
 async fn dispatch(command: Command, context: Context) -> Outcome {
     match command {
+        Command::Demo(args) => demo::run(args, &context).await,
+        Command::Up => roles::run(Roles::All, &context).await,
+        Command::Aggregate => roles::run(Roles::Aggregate, &context).await,
+        Command::Score => roles::run(Roles::Score, &context).await,
+        Command::Run(args) => run::run(args, &context).await,
+        Command::Models(command) => models::run(command, &context).await,
+        Command::Send(args) => send::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,
         Command::Schedules(args) => schedules::run(&args, &context).await,
         Command::Sql(args) => sql::run(&args, &context).await,

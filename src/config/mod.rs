@@ -55,10 +55,6 @@ pub(crate) struct Config {
     pub(crate) store: String,
     pub(crate) blobs: String,
     pub(crate) data_dir: PathBuf,
-    /// Whether a person chose the folder.
-    pub(crate) data_dir_given: bool,
-    /// Whether a person chose the length of a pane.
-    pub(crate) interval_given: bool,
     pub(crate) interval_us: i64,
     pub(crate) edges: Edges,
     pub(crate) max_disorder_us: i64,
@@ -77,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) kafka_properties: BTreeMap<String, String>,
     pub(crate) readings: Readings,
     pub(crate) schedules: Vec<ScheduleSpec>,
+    /// No setting: the id of the demo's own broker, which it cannot tell by itself.
+    pub(crate) cluster: Option<String>,
     shown: Vec<Shown>,
 }
 
@@ -129,7 +127,7 @@ impl Config {
 
         // The default store and blobs lie in the data folder; they are shown in the order of the design.
         let at = r.shown.len();
-        let (data_dir, dir_from) =
+        let (data_dir, _) =
             r.text(&["data_dir"], default_of("data_dir"), folder, |p| quoted(&p.display().to_string()));
         let shown_dir = r.shown.split_off(at);
         let store_default = format!("sqlite:{}", data_dir.join("fleetscore.db").display());
@@ -138,8 +136,7 @@ impl Config {
         let blobs = r.optional(&["blobs"], Some(&blobs_default)).unwrap_or(blobs_default);
         r.shown.extend(shown_dir);
 
-        let (interval_us, interval_from) =
-            r.text(&["interval"], default_of("interval"), whole_seconds, show_us);
+        let (interval_us, _) = r.text(&["interval"], default_of("interval"), whole_seconds, show_us);
         let (edges, _) = r.text(&["edges"], default_of("edges"), edges, |e| quoted(e.as_str()));
         let (max_disorder_us, _) = duration(r, "max_disorder", 0);
         let (max_future_skew_us, _) = duration(r, "max_future_skew", 0);
@@ -173,8 +170,6 @@ impl Config {
             store,
             blobs,
             data_dir,
-            data_dir_given: dir_from != "default",
-            interval_given: interval_from != "default",
             interval_us,
             edges,
             max_disorder_us,
@@ -193,6 +188,7 @@ impl Config {
             kafka_properties,
             readings,
             schedules,
+            cluster: None,
             shown: Vec::new(),
         }
     }
@@ -216,6 +212,12 @@ impl Config {
             [one] => Ok(one),
             several => Err(Fail::user(format!("topic: name the one to send to, not {}", several.len()))),
         }
+    }
+
+    /// Where a top-level setting came from; `None` = its default.
+    pub(crate) fn origin(&self, key: &str) -> Option<&str> {
+        let shown = self.shown.iter().find(|s| s.table.is_empty() && s.key == key)?;
+        Some(shown.origin.as_str()).filter(|o| *o != "default")
     }
 
     /// The effective settings as TOML, each with its origin as a comment.

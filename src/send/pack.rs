@@ -49,8 +49,7 @@ struct Pending {
 
 impl Packer {
     pub(crate) fn new(shape: Shape, size: usize, fields: &[String; 5]) -> Self {
-        let fields = fields.clone().map(|f| Value::from(f).to_string());
-        Self { shape, size: size.max(1), fields, devices: HashMap::new(), order: Vec::new() }
+        Self { shape, size: size.max(1), fields: quoted(fields), devices: HashMap::new(), order: Vec::new() }
     }
 
     /// Adds a reading; a message that is full comes out.
@@ -112,7 +111,12 @@ fn close_wide(fields: &[String; 5], pending: &mut Pending) {
     pending.wide.clear();
 }
 
-/// One reading as an object.
+/// Field names as JSON strings.
+pub(crate) fn quoted(fields: &[String; 5]) -> [String; 5] {
+    fields.clone().map(|f| Value::from(f).to_string())
+}
+
+/// One reading as an object; names by [`quoted`].
 pub(crate) fn single(fields: &[String; 5], r: &Reading) -> String {
     let [device, sensor, ts, value, _] = fields;
     format!(
