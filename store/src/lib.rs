@@ -74,13 +74,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Records what readiness is judged by, for the column `ready` of the views; the latest call wins.
     async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()>;
 
-    /// Makes a progress row with a concrete offset for each partition that has none; existing rows stay as they are.
+    /// Makes a progress row with a concrete offset for each partition that has none; existing rows stay as they are. A
+    /// new row starts with the floor of retention of the others.
     async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()>;
 
     /// All progress rows with the store's clock, from one snapshot: everything readiness is decided from.
     async fn progress(&self) -> Result<Progress>;
 
-    /// Takes over partitions: raises each row's epoch, so that whoever owned it before is fenced. A former owner that
+    /// Takes over partitions: raises each row's epoch, so that whoever owned it before is fenced; a former owner's
+    /// quietness ends. Answers in the order of `partitions`; none is claimed where one has no row. A former owner that
     /// holds the row's lock for longer than two seconds is disconnected (PostgreSQL).
     ///
     /// # Errors
@@ -207,7 +209,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::NotFound`] where there is no such set.
     async fn activate_model_set(&self, version: i64) -> Result<()>;
 
-    /// Activates the set that was active before the present one; `None` where there was none.
+    /// Activates the set that was active before the present one; `None` where there was none. What was rolled back is
+    /// forgotten, so that a second rollback goes one step further back.
     async fn rollback_model_set(&self) -> Result<Option<i64>>;
 
     // --- people -------------------------------------------------------------------------------------------------

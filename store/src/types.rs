@@ -233,7 +233,7 @@ pub struct DeadLetterFilter {
     pub unreplayed: bool,
     /// Only ids above this.
     pub after_id: Option<i64>,
-    /// At most so many.
+    /// At most so many; 0 = all.
     pub limit: usize,
 }
 

@@ -1,4 +1,11 @@
 use super::*;
+use futures::FutureExt;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_every_promise() {
+    let make = || async { Arc::new(MemoryStore::new()) as Arc<dyn Store> }.boxed();
+    crate::conformance::run(&make, "").await;
+}
 
 #[tokio::test]
 async fn it_says_that_queries_need_sql() {

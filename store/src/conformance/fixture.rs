@@ -1,0 +1,357 @@
+//! What the promises are made from: a clock face, a claimed stream, runs and predictions.
+
+pub(super) use std::sync::Arc;
+
+use crate::*;
+use arrow::array::{
+    ArrayRef, AsArray, Float64Array, Int16Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    UInt32Array,
+};
+use arrow::datatypes::{Float64Type, Int64Type, UInt32Type};
+use fleetscore_schemas::delta::{self, Partial};
+use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::time::Edges;
+use fleetscore_schemas::window::{Feature, prediction_schema};
+use futures::TryStreamExt;
+use std::collections::BTreeMap;
+
+/// One minute: the pane of most promises.
+pub(super) const MINUTE: i64 = 60_000_000;
+/// A lease that does not run out while a promise is checked.
+pub(super) const LONG: i64 = 600_000_000;
+pub(super) const SOURCE: &str = "cluster-1";
+
+/// So many minutes after 2026-01-01T00:00:00Z.
+pub(super) fn at(minute: i64) -> Timestamp {
+    Timestamp(1_767_225_600_000_000 + minute * MINUTE)
+}
+
+/// The interval from one minute to another.
+pub(super) fn span(from: i64, to: i64) -> Interval {
+    Interval { start: at(from), end: at(to) }
+}
+
+pub(super) fn tp(partition: i32) -> TopicPartition {
+    TopicPartition::new("readings", partition)
+}
+
+pub(super) fn panes() -> PaneSettings {
+    PaneSettings {
+        interval_us: MINUTE,
+        edges: Edges::Start,
+        filter: String::new(),
+        value: String::new(),
+        ts_unit: "ms".into(),
+    }
+}
+
+pub(super) fn readiness() -> ReadinessSettings {
+    ReadinessSettings { max_disorder_us: 10_000_000, owner_ttl_us: 30_000_000, max_wait_us: LONG }
+}
+
+/// A delta for tests: (pane in minutes, series, readings as (microseconds into the pane, value)).
+pub(super) type Delta<'a> = (i64, SeriesId, &'a [(i64, f64)]);
+
+pub(super) fn partial(minute: i64, readings: &[(i64, f64)]) -> Partial {
+    let one = |(us, v): &(i64, f64)| Partial::of(at(minute).plus_us(*us), *v);
+    readings.iter().map(one).reduce(|a, b| a.merge(&b)).unwrap()
+}
+
+pub(super) fn deltas(rows: &[Delta<'_>]) -> RecordBatch {
+    let mut rows: Vec<_> = rows.iter().map(|(m, s, r)| ((at(*m), *s), partial(*m, r))).collect();
+    rows.sort_by_key(|(key, _)| *key);
+    batch_of(&rows)
+}
+
+pub(super) fn batch_of(rows: &[(delta::PaneKey, Partial)]) -> RecordBatch {
+    let times = |f: &dyn Fn(&(delta::PaneKey, Partial)) -> Timestamp| -> ArrayRef {
+        Arc::new(
+            TimestampMicrosecondArray::from_iter_values(rows.iter().map(|r| f(r).0)).with_timezone("UTC"),
+        )
+    };
+    let floats = |f: &dyn Fn(&Partial) -> f64| -> ArrayRef {
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| f(&r.1))))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.0.1))),
+        times(&|r| r.0.0),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1.count))),
+        floats(&|p| p.sum),
+        floats(&|p| p.m2),
+        floats(&|p| p.min),
+        floats(&|p| p.max),
+        times(&|r| r.1.first.0),
+        floats(&|p| p.first.1),
+        times(&|r| r.1.last.0),
+        floats(&|p| p.last.1),
+    ];
+    RecordBatch::try_new(delta::schema(), columns).unwrap()
+}
+
+/// A claimed stream of some partitions and the names of some series.
+pub(super) struct Stream {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) claims: Vec<Claim>,
+    pub(super) series: Vec<SeriesId>,
+}
+
+/// Pins panes of a minute, claims partitions 0..n, interns d0/s .. d4/s.
+pub(super) async fn stream(store: Arc<dyn Store>, partitions: i32) -> Stream {
+    store.pin_panes(&panes()).await.unwrap();
+    store.put_readiness(&readiness()).await.unwrap();
+    let all: Vec<_> = (0..partitions).map(tp).collect();
+    let rows: Vec<_> = all.iter().map(|p| (p.clone(), 0)).collect();
+    store.add_partitions(SOURCE, &rows).await.unwrap();
+    let claims = store.claim(SOURCE, "owner", &all).await.unwrap();
+    let names: Vec<_> = (0..5).map(|i| SeriesName::new(format!("d{i}"), "s")).collect();
+    let series = store.intern(&names, 1000).await.unwrap().into_iter().map(Option::unwrap).collect();
+    Stream { store, claims, series }
+}
+
+impl Stream {
+    /// A checkpoint that moves partition `i` by one message.
+    pub(super) fn checkpoint(&self, i: usize, deltas: RecordBatch) -> Checkpoint {
+        let claim = &self.claims[i];
+        let advance = Advance {
+            partition: claim.partition.clone(),
+            epoch: claim.epoch,
+            from: claim.next_offset,
+            to: claim.next_offset + 1,
+            watermark: None,
+            last_broker_time: None,
+            end_offset: None,
+            quiet_at: None,
+            floor: claim.floor,
+        };
+        Checkpoint { advances: vec![advance], ..no_checkpoint(deltas) }
+    }
+
+    /// Commits deltas as the next message of partition 0, and stands behind it.
+    pub(super) async fn commit(&mut self, rows: &[Delta<'_>]) {
+        let checkpoint = self.checkpoint(0, deltas(rows));
+        assert_eq!(self.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+        self.claims[0].next_offset += 1;
+    }
+
+    pub(super) async fn rows(&self) -> Vec<ProgressRow> {
+        self.store.progress().await.unwrap().rows
+    }
+}
+
+/// A checkpoint that moves nothing.
+pub(super) fn no_checkpoint(deltas: RecordBatch) -> Checkpoint {
+    Checkpoint {
+        source: SOURCE.into(),
+        owner: "owner".into(),
+        advances: vec![],
+        deltas,
+        dead_letters: vec![],
+        losses: vec![],
+        replayed: vec![],
+    }
+}
+
+/// One window as it is read for scoring.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Window {
+    pub(super) version: i64,
+    /// In the order of [`Feature::ALL`].
+    pub(super) values: [Option<f64>; 8],
+}
+
+pub(super) fn window_of(version: i64, p: &Partial) -> Window {
+    let values = [
+        Some(p.mean()),
+        Some(p.count as f64),
+        Some(p.sum),
+        p.stddev(),
+        Some(p.min),
+        Some(p.max),
+        Some(p.first.1),
+        Some(p.last.1),
+    ];
+    Window { version, values }
+}
+
+/// Windows of an interval; checks the columns and that series ascend.
+pub(super) async fn windows(store: &dyn Store, interval: Interval) -> BTreeMap<SeriesId, Window> {
+    let batches: Vec<RecordBatch> = store.windows(interval).await.unwrap().try_collect().await.unwrap();
+    let mut rows = BTreeMap::new();
+    for batch in batches {
+        assert_eq!(batch.schema(), fleetscore_schemas::window::window_schema());
+        let series = batch.column(0).as_primitive::<UInt32Type>();
+        let version = batch.column(1).as_primitive::<Int64Type>();
+        for i in 0..batch.num_rows() {
+            let id = series.value(i);
+            assert!(rows.keys().all(|k| *k < id), "windows ascend by series, once each");
+            let values = std::array::from_fn(|c| {
+                let column = batch.column(c + 2).as_primitive::<Float64Type>();
+                arrow::array::Array::is_valid(column, i).then(|| column.value(i))
+            });
+            rows.insert(id, Window { version: version.value(i), values });
+        }
+    }
+    rows
+}
+
+pub(super) fn schedule(name: &str, minutes: i64) -> ScheduleSpec {
+    ScheduleSpec {
+        name: name.into(),
+        window_us: minutes * MINUTE,
+        hop_us: minutes * MINUTE,
+        features: vec![Feature::Mean],
+        catch_up: CatchUp::All,
+        max_age_us: None,
+        rescore_delay_us: 0,
+        republish_gap_us: 0,
+    }
+}
+
+pub(super) fn new_run(schedule: &str, interval: Interval, model_set: Option<i64>) -> NewRun {
+    NewRun {
+        run_id: Uuid::new_v4(),
+        schedule: schedule.into(),
+        interval,
+        cause: RunCause::Schedule,
+        model_set,
+        data_only: false,
+        note: None,
+    }
+}
+
+/// Opens runs and returns their ids.
+pub(super) async fn open_runs(store: &dyn Store, runs: Vec<NewRun>) -> Vec<Uuid> {
+    let ids = runs.iter().map(|r| r.run_id).collect();
+    let plan = Plan { open: runs, ..Plan::default() };
+    assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Done);
+    ids
+}
+
+pub(super) async fn claim_any(store: &dyn Store, lease_us: i64) -> Option<Task> {
+    store.claim_task(&TaskClaim { worker: "w".into(), lease_us, run_ids: None }).await.unwrap()
+}
+
+/// Opens one run of an interval and claims its task.
+pub(super) async fn task(store: &dyn Store, schedule: &str, interval: Interval, model_set: i64) -> Task {
+    let ids = open_runs(store, vec![new_run(schedule, interval, Some(model_set))]).await;
+    let claim = TaskClaim { worker: "w".into(), lease_us: LONG, run_ids: Some(ids) };
+    store.claim_task(&claim).await.unwrap().expect("a run just opened is due")
+}
+
+pub(super) async fn run_row(store: &dyn Store, id: Uuid) -> RunRow {
+    let filter = RunFilter { run_ids: Some(vec![id]), ..RunFilter::default() };
+    let mut rows = store.runs(&filter).await.unwrap();
+    assert_eq!(rows.len(), 1, "run {id}");
+    rows.remove(0)
+}
+
+/// A prediction: series, decision (anomaly unless positive; `None` is a window that is missing), window version.
+pub(super) type Scored = (SeriesId, Option<f64>, i64);
+
+pub(super) fn predictions(rows: &[Scored]) -> RecordBatch {
+    let decided = |f: &dyn Fn(f64) -> f64| -> ArrayRef {
+        Arc::new(rows.iter().map(|r| r.1.map(f)).collect::<Float64Array>())
+    };
+    let anomaly = |r: &Scored| r.1.map(|d| i16::from(d.is_nan() || d <= 0.0));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.0))),
+        decided(&|d| d + 20.0),
+        Arc::new(rows.iter().map(anomaly).collect::<Int16Array>()),
+        decided(&|d| d),
+        Arc::new(StringArray::from_iter_values(
+            rows.iter().map(|r| if r.1.is_some() { "scored" } else { "no_data" }),
+        )),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| format!("model_{}", r.0)))),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.2))),
+        Arc::new(
+            rows.iter().map(|r| (anomaly(r) == Some(1)).then_some("10.01 … 14.18")).collect::<StringArray>(),
+        ),
+    ];
+    RecordBatch::try_new(prediction_schema(), columns).unwrap()
+}
+
+pub(super) fn commit_of(task: &Task, rows: &[Scored]) -> PredictionCommit {
+    let count = |f: &dyn Fn(&Scored) -> bool| rows.iter().filter(|r| f(r)).count() as i64;
+    PredictionCommit {
+        task: task.clone(),
+        predictions: vec![predictions(rows)],
+        counts: RunCounts {
+            scored: count(&|r| r.1.is_some()),
+            anomalies: count(&|r| r.1.is_some_and(|d| d <= 0.0)),
+            no_data: count(&|r| r.1.is_none()),
+            ..RunCounts::default()
+        },
+        state: RunState::Succeeded,
+        error: None,
+    }
+}
+
+/// Scores an interval: a run of its own, these predictions.
+pub(super) async fn score(store: &dyn Store, schedule: &str, interval: Interval, rows: &[Scored]) -> Task {
+    let task = task(store, schedule, interval, 1).await;
+    assert_eq!(store.commit_predictions(&commit_of(&task, rows)).await.unwrap(), Outcome::Done);
+    task
+}
+
+/// One row of the published predictions.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) device: String,
+    pub(super) decision: Option<f64>,
+    pub(super) status: String,
+    pub(super) model_set: Option<i64>,
+    pub(super) window_version: i64,
+    pub(super) run_id: String,
+    pub(super) scored_at: i64,
+}
+
+pub(super) async fn published(store: &dyn Store, schedule: &str, interval: Interval) -> Vec<Row> {
+    use arrow::array::Array;
+    use arrow::datatypes::TimestampMicrosecondType as Micros;
+    let mut rows = Vec::new();
+    for b in store.predictions(schedule, interval).await.unwrap() {
+        assert_eq!(b.schema(), fleetscore_schemas::window::published_schema());
+        let column = |name: &str| b.column_by_name(name).unwrap();
+        let text = |name: &str, i: usize| column(name).as_string::<i32>().value(i).to_owned();
+        let (decision, set) = (
+            column("decision").as_primitive::<Float64Type>(),
+            column("model_set").as_primitive::<Int64Type>(),
+        );
+        for i in 0..b.num_rows() {
+            assert_eq!(text("schedule", i), schedule);
+            assert_eq!(column("window_start").as_primitive::<Micros>().value(i), interval.start.0);
+            assert_eq!(column("window_end").as_primitive::<Micros>().value(i), interval.end.0);
+            rows.push(Row {
+                device: text("device", i),
+                decision: decision.is_valid(i).then(|| decision.value(i)),
+                status: text("status", i),
+                model_set: set.is_valid(i).then(|| set.value(i)),
+                window_version: column("window_version").as_primitive::<Int64Type>().value(i),
+                run_id: text("run_id", i),
+                scored_at: column("scored_at").as_primitive::<Micros>().value(i),
+            });
+        }
+    }
+    rows
+}
+
+pub(super) async fn sleep_ms(ms: u64) {
+    tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+}
+
+/// A deterministic stream of numbers (SplitMix64), so that a failure can be repeated.
+pub(super) struct Numbers(pub(super) u64);
+
+impl Numbers {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}

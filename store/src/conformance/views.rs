@@ -1,0 +1,369 @@
+//! The views that users query say what the trait says. The store in memory has none.
+
+use super::fixture::*;
+use crate::*;
+use fleetscore_schemas::codes::DeadLetterCode;
+use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::time::Edges;
+
+super::list![
+    the_view_windows_shows_what_is_stored,
+    a_schedules_view_merges_panes,
+    ready_is_what_the_watermarks_say,
+    ready_at_an_edge_that_belongs_to_the_window,
+    ready_by_quiet_and_by_silence,
+    predictions_are_stale_by_version,
+    views_hide_what_crosses_the_floor,
+    the_views_have_the_documented_columns,
+    losses_are_recorded_with_the_position,
+    a_query_reads_and_nothing_else,
+];
+
+macro_rules! needs_sql {
+    ($store:expr) => {
+        if $store.kind() == StoreKind::Memory {
+            return;
+        }
+    };
+}
+
+async fn rows(store: &dyn Store, sql: &str) -> Vec<Vec<Cell>> {
+    store.query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}")).rows
+}
+
+/// A number, whatever the dialect calls it; a boolean is 0 or 1.
+fn number(cell: &Cell) -> Option<f64> {
+    match cell {
+        Cell::Null => None,
+        Cell::Bool(b) => Some(f64::from(u8::from(*b))),
+        Cell::Int(i) => Some(*i as f64),
+        Cell::Float(f) => Some(*f),
+        Cell::Text(t) => Some(t.parse().unwrap_or_else(|_| panic!("`{t}` is no number"))),
+    }
+}
+
+async fn numbers(store: &dyn Store, sql: &str) -> Vec<Vec<Option<f64>>> {
+    rows(store, sql).await.iter().map(|r| r.iter().map(number).collect()).collect()
+}
+
+const COLUMNS: &str = "mean, readings, sum, stddev, min, max, first, last";
+
+async fn the_view_windows_shows_what_is_stored(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    let (a, b) = (s.series[0], s.series[1]);
+    s.commit(&[(0, a, &[(1, 0.1), (2, 0.2), (3, 0.4)]), (0, b, &[(1, 1.0 / 3.0)])]).await;
+    s.commit(&[(0, a, &[(4, 0.7)])]).await;
+    let sql = format!("SELECT {COLUMNS}, version FROM windows ORDER BY window_start, device, sensor");
+    let got = numbers(&*s.store, &sql).await;
+    let stored = windows(&*s.store, span(0, 1)).await;
+    for (row, id) in got.iter().zip([a, b]) {
+        let wanted = &stored[&id];
+        assert_eq!(row[8], Some(wanted.version as f64));
+        assert_eq!(row[..8], wanted.values, "bit by bit, also the mean and the deviation");
+    }
+    assert_eq!(got.len(), 2);
+    let names = rows(&*s.store, "SELECT device, sensor FROM windows ORDER BY device").await;
+    assert_eq!(names[1], [Cell::Text("d1".into()), Cell::Text("s".into())]);
+}
+
+async fn a_schedules_view_merges_panes(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    s.store.put_schedule(&ScheduleSpec { hop_us: 2 * MINUTE, ..schedule("hopping", 4) }).await.unwrap();
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let mut random = Numbers(5);
+    for minute in 0..9 {
+        for id in s.series.clone().into_iter().take(2 + minute as usize % 2) {
+            let value = 1e6 + random.below(1000) as f64 / 3.0;
+            s.commit(&[(minute, id, &[(random.below(1000) as i64, value), (5000, value / 2.0)])]).await;
+        }
+    }
+    let sql = format!("SELECT {COLUMNS}, version FROM windows_hopping ORDER BY window_start, device, sensor");
+    let mut got = numbers(&*s.store, &sql).await.into_iter();
+    for start in [-2, 0, 2, 4, 6, 8] {
+        for (id, wanted) in windows(&*s.store, span(start, start + 4)).await {
+            let row = got.next().unwrap_or_else(|| panic!("no window {start} of {id}"));
+            assert_eq!(row[8], Some(wanted.version as f64), "window {start} of {id}");
+            for (i, value) in wanted.values.iter().enumerate() {
+                match (value, row[i]) {
+                    // Everything but the sum and what is made from it is exact.
+                    (Some(w), Some(g)) if matches!(i, 0 | 2) => assert!((w - g).abs() <= 1e-14 * w.abs()),
+                    (Some(w), Some(g)) if i == 3 => assert!((w - g).abs() <= 1e-9 * w.abs(), "{w} {g}"),
+                    (w, g) => assert_eq!(*w, g, "column {i} of window {start} of {id}"),
+                }
+            }
+        }
+    }
+    assert_eq!(got.next(), None);
+    let refused = s.store.query("SELECT * FROM windows_default").await;
+    assert!(refused.is_err(), "a schedule over single panes needs no view of its own");
+}
+
+/// `ready` of the panes in order, from `windows`.
+async fn ready(store: &dyn Store) -> Vec<bool> {
+    let got = numbers(store, "SELECT ready FROM windows ORDER BY window_start").await;
+    got.iter().map(|r| r[0] == Some(1.0)).collect()
+}
+
+async fn set_watermark(s: &mut Stream, i: usize, watermark: Timestamp) {
+    let mut checkpoint = s.checkpoint(i, deltas(&[]));
+    checkpoint.advances[0].watermark = Some(watermark);
+    assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+    s.claims[i].next_offset += 1;
+}
+
+async fn ready_is_what_the_watermarks_say(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 2).await;
+    s.store.put_schedule(&schedule("two", 2)).await.unwrap();
+    for minute in 0..4 {
+        s.commit(&[(minute, s.series[0], &[(1, 1.0)])]).await;
+    }
+    assert_eq!(ready(&*s.store).await, [false; 4], "no watermark yet");
+    set_watermark(&mut s, 0, at(3)).await;
+    assert_eq!(ready(&*s.store).await, [false; 4], "the other partition has none");
+    set_watermark(&mut s, 1, at(2).plus_us(-1)).await;
+    assert_eq!(ready(&*s.store).await, [true, false, false, false]);
+    set_watermark(&mut s, 1, at(2)).await;
+    assert_eq!(ready(&*s.store).await, [true, true, false, false], "at its end a window is passed");
+    let two = numbers(&*s.store, "SELECT ready FROM windows_two ORDER BY window_start").await;
+    assert_eq!(two, [[Some(1.0)], [Some(0.0)]]);
+}
+
+async fn ready_at_an_edge_that_belongs_to_the_window(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    store.pin_panes(&PaneSettings { edges: Edges::End, ..panes() }).await.unwrap();
+    store.put_readiness(&readiness()).await.unwrap();
+    store.add_partitions(SOURCE, &[(tp(0), 0)]).await.unwrap();
+    let claims = store.claim(SOURCE, "owner", &[tp(0)]).await.unwrap();
+    let id = store.intern(&[SeriesName::new("d", "s")], 9).await.unwrap()[0].unwrap();
+    let mut s = Stream { store, claims, series: vec![id] };
+    // (start, end]: the reading at the end belongs to it.
+    s.commit(&[(0, id, &[(MINUTE, 1.0)])]).await;
+    set_watermark(&mut s, 0, at(1)).await;
+    assert_eq!(ready(&*s.store).await, [false], "another reading at the edge may come");
+    set_watermark(&mut s, 0, at(1).plus_us(1)).await;
+    assert_eq!(ready(&*s.store).await, [true]);
+}
+
+async fn ready_by_quiet_and_by_silence(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    for minute in 0..2 {
+        s.commit(&[(minute, s.series[0], &[(1, 1.0)])]).await;
+    }
+    let disorder = readiness().max_disorder_us;
+    let quiet = async |quiet_at| {
+        let beat = Heartbeat { partition: tp(0), epoch: s.claims[0].epoch, quiet_at, end_offset: None };
+        assert_eq!(s.store.heartbeat(SOURCE, "owner", &[beat]).await.unwrap(), Outcome::Done);
+    };
+    quiet(Some(at(1).plus_us(disorder - 1))).await;
+    assert_eq!(ready(&*s.store).await, [false, false], "the owner's clock is not past end + max_disorder");
+    quiet(Some(at(1).plus_us(disorder))).await;
+    assert_eq!(ready(&*s.store).await, [true, false]);
+    let settings = ReadinessSettings { owner_ttl_us: 0, ..readiness() };
+    s.store.put_readiness(&settings).await.unwrap();
+    sleep_ms(20).await;
+    assert_eq!(ready(&*s.store).await, [false, false], "an owner that is gone asserts nothing");
+    quiet(None).await;
+    let settings = ReadinessSettings { max_wait_us: 1, ..readiness() };
+    s.store.put_readiness(&settings).await.unwrap();
+    sleep_ms(20).await;
+    assert_eq!(ready(&*s.store).await, [true, true], "a silent owner is waited for no longer than max_wait");
+    // A partition nobody ever owned counts from when its row was made.
+    s.store.put_readiness(&readiness()).await.unwrap();
+    s.store.add_partitions(SOURCE, &[(tp(1), 0)]).await.unwrap();
+    set_watermark(&mut s, 0, at(9)).await;
+    assert_eq!(ready(&*s.store).await, [false, false]);
+}
+
+async fn predictions_are_stale_by_version(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    let (a, b) = (s.series[0], s.series[1]);
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    s.store.put_schedule(&schedule("two", 2)).await.unwrap();
+    s.commit(&[(0, a, &[(1, 1.0)]), (1, a, &[(1, 1.0)])]).await;
+    score(&*s.store, "default", span(0, 1), &[(a, Some(-0.5), 1), (b, None, 0)]).await;
+    score(&*s.store, "default", span(1, 2), &[(a, Some(0.5), 1)]).await;
+    score(&*s.store, "two", span(0, 2), &[(a, Some(0.5), 2), (b, None, 0)]).await;
+    let sql = "SELECT stale FROM predictions ORDER BY schedule, window_start, device";
+    let stale =
+        async || -> Vec<f64> { numbers(&*s.store, sql).await.into_iter().map(|r| r[0].unwrap()).collect() };
+    assert_eq!(stale().await, [0.0; 5]);
+    let late = s.checkpoint(0, deltas(&[(1, a, &[(9, 1.0)]), (1, b, &[(9, 1.0)])]));
+    assert_eq!(s.store.checkpoint(&late).await.unwrap(), Outcome::Done);
+    assert_eq!(stale().await, [0.0, 0.0, 1.0, 1.0, 1.0]);
+    let sql = "SELECT device, decision, normal_range FROM anomalies";
+    let wanted = [Cell::Text("d0".into()), Cell::Float(-0.5), Cell::Text("10.01 … 14.18".into())];
+    assert_eq!(rows(&*s.store, sql).await, [wanted]);
+}
+
+async fn views_hide_what_crosses_the_floor(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    let a = s.series[0];
+    s.store.put_schedule(&schedule("two", 2)).await.unwrap();
+    for minute in 0..6 {
+        s.commit(&[(minute, a, &[(1, minute as f64)])]).await;
+    }
+    for start in [0, 2, 4] {
+        score(&*s.store, "two", span(start, start + 2), &[(a, Some(0.5), 2)]).await;
+    }
+    s.store.retain_from(at(3)).await.unwrap();
+    assert_eq!(numbers(&*s.store, "SELECT sum FROM windows ORDER BY window_start").await.len(), 3);
+    assert_eq!(numbers(&*s.store, "SELECT sum FROM windows_two").await, [[Some(9.0)]]);
+    let stale = numbers(&*s.store, "SELECT stale FROM predictions ORDER BY window_start").await;
+    assert_eq!(stale, [[Some(0.0)]; 3], "predictions of hidden windows are frozen");
+}
+
+async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("five", 5)).await.unwrap();
+    s.commit(&[(0, s.series[0], &[(1, 1.0)])]).await;
+    let windows = "window_start, window_end, device, sensor, readings, sum, mean, stddev, min, max, first, last, version, ready";
+    let views = [
+        ("windows", windows),
+        ("windows_five", windows),
+        (
+            "predictions",
+            "schedule, window_start, window_end, device, sensor, value, prediction, decision, status, model_set, model, \
+             window_version, stale, run_id, scored_at",
+        ),
+        (
+            "anomalies",
+            "schedule, window_start, window_end, device, sensor, value, prediction, decision, status, model_set, model, \
+             window_version, stale, run_id, scored_at",
+        ),
+        (
+            "dead_letters",
+            "id, topic, kafka_partition, kafka_offset, position, code, detail, payload, broker_time, recorded_at, \
+             replayed_at",
+        ),
+        (
+            "progress",
+            "source, topic, kafka_partition, next_offset, end_offset, watermark, owner, owner_seen_at, updated_at",
+        ),
+        (
+            "runs",
+            "run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, no_data, \
+             no_model, model_error, input_invalid, attempt, started_at, finished_at, error",
+        ),
+        ("run_tasks", "schedule, interval_start, interval_end, shard, run_id, attempt, worker"),
+        ("model_sets", "version, path, active, models, refused, origin, checksum, created_by, created_at"),
+        ("schedules", "schedule, first_interval, covered_until"),
+        ("loss_events", "source, topic, kafka_partition, from_offset, to_offset, detail, recorded_at"),
+    ];
+    for (view, columns) in views {
+        let got =
+            s.store.query(&format!("SELECT * FROM {view}")).await.unwrap_or_else(|e| panic!("{view}: {e}"));
+        let wanted: Vec<_> = columns.split(", ").collect();
+        // The order is fixed where the documentation lists all of them.
+        if !["run_tasks", "model_sets", "schedules", "loss_events"].contains(&view) {
+            assert_eq!(got.columns[..wanted.len()], wanted, "{view}");
+        } else {
+            assert!(wanted.iter().all(|c| got.columns.iter().any(|g| g == c)), "{view}: {:?}", got.columns);
+        }
+    }
+    let task = task(&*s.store, "five", span(0, 5), 4).await;
+    let mut commit = commit_of(&task, &[(s.series[0], Some(-0.5), 1), (s.series[1], None, 0)]);
+    commit.state = RunState::Partial;
+    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    let got = rows(
+        &*s.store,
+        "SELECT run_id, state, cause, model_set, scored, anomalies, no_data, attempt FROM runs",
+    );
+    let text = |t: &str| Cell::Text(t.to_owned());
+    let wanted = [
+        text(&task.run_id.to_string()),
+        text("partial"),
+        text("schedule"),
+        Cell::Int(4),
+        Cell::Int(1),
+        Cell::Int(1),
+        Cell::Int(1),
+        Cell::Int(1),
+    ];
+    assert_eq!(got.await, [wanted]);
+    let got = rows(&*s.store, "SELECT next_offset, owner FROM progress").await;
+    assert_eq!(got, [[Cell::Int(1), text("owner")]]);
+}
+
+async fn losses_are_recorded_with_the_position(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let s = stream(store, 1).await;
+    let mut checkpoint = s.checkpoint(0, deltas(&[]));
+    checkpoint.advances[0].to = 500;
+    checkpoint.losses =
+        vec![Loss { partition: tp(0), from: 0, to: 500, detail: "retention of the topic".into() }];
+    checkpoint.dead_letters = vec![DeadLetter {
+        partition: tp(0),
+        offset: 3,
+        position: 2,
+        code: DeadLetterCode::BadValue,
+        detail: "value".into(),
+        payload: Some(b"{\"value\": null}".to_vec()),
+        broker_time: None,
+        count: 1,
+        last_offset: None,
+    }];
+    assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+    assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Fenced);
+    let got = rows(
+        &*s.store,
+        "SELECT source, topic, kafka_partition, from_offset, to_offset, detail FROM loss_events",
+    );
+    let text = |t: &str| Cell::Text(t.to_owned());
+    let wanted = [
+        text(SOURCE),
+        text("readings"),
+        Cell::Int(0),
+        Cell::Int(0),
+        Cell::Int(500),
+        text("retention of the topic"),
+    ];
+    assert_eq!(got.await, [wanted]);
+    let got = rows(&*s.store, "SELECT topic, kafka_offset, position, code, count FROM dead_letters").await;
+    assert_eq!(got, [[text("readings"), Cell::Int(3), Cell::Int(2), text("bad_value"), Cell::Int(1)]]);
+}
+
+async fn a_query_reads_and_nothing_else(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    s.commit(&[(0, s.series[0], &[(1, 1.0)])]).await;
+    let result = s.store.query("SELECT 1 AS one, NULL AS nothing, 'ü' AS t, 0.5e0 AS f;").await.unwrap();
+    assert_eq!(result.columns, ["one", "nothing", "t", "f"]);
+    assert_eq!(result.rows, [[Cell::Int(1), Cell::Null, Cell::Text("ü".into()), number_half(&result)]]);
+    for sql in [
+        "DELETE FROM pane_data",
+        "DROP VIEW windows",
+        "UPDATE progress_data SET next_offset = 0",
+        "CREATE TABLE mine (x INTEGER)",
+        "CREATE TEMPORARY TABLE mine (x INTEGER)",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DELETE FROM pane_data",
+        "COMMIT; DELETE FROM pane_data",
+        "SELECT nonsense FROM nowhere",
+        "SELEKT 1",
+        "",
+    ] {
+        match s.store.query(sql).await {
+            Err(StoreError::Query { message }) => assert!(!message.is_empty()),
+            other => panic!("`{sql}`: {other:?}"),
+        }
+    }
+    assert_eq!(windows(&*s.store, span(0, 1)).await.len(), 1);
+    assert_eq!(s.rows().await[0].next_offset, 1);
+    assert!(rows(&*s.store, "SELECT * FROM windows WHERE readings > 5").await.is_empty());
+    // The store is as usable as before.
+    s.commit(&[(0, s.series[0], &[(2, 1.0)])]).await;
+}
+
+/// 0.5 as a floating-point number, or as the database's own text of a decimal.
+fn number_half(result: &QueryResult) -> Cell {
+    let cell = result.rows[0][3].clone();
+    assert_eq!(number(&cell), Some(0.5));
+    cell
+}
