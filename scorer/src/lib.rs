@@ -1,3 +1,5 @@
 //! Model import and training, schedules, runs, outputs.
 
+pub mod blobs;
 pub mod models;
+pub mod pickle;
