@@ -79,7 +79,7 @@ impl Service {
     /// any of them: what is not stored is read again. A store that does not answer is waited for.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AggregatorError> {
         tokio::select! {
-            result = self.pin_settings() => result?,
+            result = pin_settings(&*self.store, &self.shared, &self.options) => result?,
             () = shutdown.cancelled() => {
                 self.source.command(Command::Stop);
                 return Ok(());
@@ -96,16 +96,17 @@ impl Service {
         }
         result
     }
+}
 
-    async fn pin_settings(&self) -> Result<(), AggregatorError> {
-        let (store, shared, readiness) = (&self.store, &self.shared, self.options.readiness());
-        patiently(shared, "settings", || store.pin_panes(&self.options.panes))
-            .await
-            .map_err(|e| AggregatorError::store("recording how panes are made", e))?;
-        patiently(shared, "settings", || store.put_readiness(&readiness))
-            .await
-            .map_err(|e| AggregatorError::store("recording what readiness is judged by", e))
-    }
+/// Not a method: a source need not be `Sync`, and a reference to the service over an await would ask for it.
+async fn pin_settings(store: &dyn Store, shared: &Shared, options: &Options) -> Result<(), AggregatorError> {
+    let readiness = options.readiness();
+    patiently(shared, "settings", || store.pin_panes(&options.panes))
+        .await
+        .map_err(|e| AggregatorError::store("recording how panes are made", e))?;
+    patiently(shared, "settings", || store.put_readiness(&readiness))
+        .await
+        .map_err(|e| AggregatorError::store("recording what readiness is judged by", e))
 }
 
 /// Events of the source that are taken in order; assignments overtake them.
