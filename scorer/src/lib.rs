@@ -1,3 +1,29 @@
 //! Model import and training, schedules, runs, outputs.
+//!
+//! | module | decides or does |
+//! | --- | --- |
+//! | [`readiness`] | when an interval is ready (pure) |
+//! | [`core`] | which runs are opened, which ranges are skipped (pure) |
+//! | [`plan`] | scoring: windows joined with models, one function over columns |
+//! | [`service`] | plans, scores and publishes for as long as the process lives |
+//! | [`range`] | scores a range of intervals once and ends |
+//! | [`output`] | publication to blob storage |
+//! | [`models`], [`blobs`] | model sets and where they lie |
 
+mod backoff;
+pub mod blobs;
+pub mod core;
+pub mod error;
 pub mod models;
+mod normal;
+pub mod output;
+pub mod pickle;
+pub mod plan;
+mod planner;
+pub mod range;
+pub mod readiness;
+pub mod service;
+mod sets;
+mod worker;
+
+pub use error::ScorerError;

@@ -13,6 +13,7 @@ pub mod conformance;
 mod error;
 mod memory;
 mod open;
+mod panes;
 mod pg;
 mod settings;
 mod sqlite;
@@ -116,6 +117,14 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// The oldest and the newest stored pane's start; `None` without data.
     async fn pane_range(&self) -> Result<Option<(Timestamp, Timestamp)>>;
+
+    /// Starts of panes with data that lie in `[range.start, range.end)`, at most `limit`: ascending, or from the newest
+    /// back. Must not cost more for a range that is mostly empty, however long it is.
+    ///
+    /// This default probes with [`Store::windows`]; a store with an index does it in one statement.
+    async fn panes(&self, range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>> {
+        panes::probe(self, range, newest_first, limit).await
+    }
 
     // --- dead letters -------------------------------------------------------------------------------------------
 

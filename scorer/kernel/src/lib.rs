@@ -1,4 +1,17 @@
 //! The decision function of one-class support vector machines, over rows of features.
+//!
+//! The arithmetic is libsvm's, step by step in f64 (Chang and Lin, "LIBSVM: a library for support vector machines",
+//! 2011, equation 8): terms are summed in the order of the support vectors, then ρ is subtracted. Rows whose decision
+//! is exactly 0 exist and are anomalies, so nothing here may be reordered, fused or computed in f32.
+
+mod intervals;
+mod table;
+
+pub use intervals::normal_intervals;
+pub use table::{ModelTable, NO_MODEL};
+
+/// Most features a model may have.
+pub const MAX_FEATURES: usize = 4096;
 
 /// A kernel function k(x, v) of scikit-learn's `OneClassSVM`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,3 +61,185 @@ pub struct Model {
     /// ρ = −intercept.
     pub rho: f64,
 }
+
+/// Whether a decision calls the row an anomaly: normal only if it is > 0, so 0 and NaN are anomalies.
+#[inline]
+pub fn is_anomaly(decision: f64) -> bool {
+    !(decision > 0.0)
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid(String);
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Model {
+    /// Checks everything the decision function relies on.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the field: no features, lengths that do not fit together, a number that is not finite, a scale
+    /// of 0, a γ that is not positive.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let bad = |what: String| Err(Invalid(what));
+        let n = self.features;
+        if n == 0 || n > MAX_FEATURES {
+            return bad(format!("features is {n}: between 1 and {MAX_FEATURES} are supported"));
+        }
+        for (name, column) in [("mean", &self.mean), ("scale", &self.scale)] {
+            if !column.is_empty() && column.len() != n {
+                return bad(format!("{name} has {} values for {n} features", column.len()));
+            }
+        }
+        if self.dual_coef.is_empty() {
+            return bad("there is no support vector".into());
+        }
+        let wanted = self.dual_coef.len().checked_mul(n);
+        if wanted != Some(self.support_vectors.len()) {
+            let (sv, coef) = (self.support_vectors.len(), self.dual_coef.len());
+            return bad(format!(
+                "{sv} numbers of support vectors are not {coef} coefficients × {n} features"
+            ));
+        }
+        let columns = [
+            ("mean", &self.mean),
+            ("scale", &self.scale),
+            ("support_vectors", &self.support_vectors),
+            ("dual_coef", &self.dual_coef),
+        ];
+        for (name, column) in columns {
+            if let Some(at) = column.iter().position(|v| !v.is_finite()) {
+                return bad(format!("{name}[{at}] is {}", column[at]));
+            }
+        }
+        if let Some(at) = self.scale.iter().position(|v| *v == 0.0) {
+            return bad(format!("scale[{at}] is 0"));
+        }
+        if !self.rho.is_finite() {
+            return bad(format!("rho is {}", self.rho));
+        }
+        self.kernel.validate()
+    }
+
+    /// The decision for one row of features: > 0 is normal, see [`is_anomaly`].
+    ///
+    /// # Panics
+    /// If `x` has another length than `features`.
+    pub fn decision(&self, x: &[f64]) -> f64 {
+        assert_eq!(x.len(), self.features, "a row has one value for each feature");
+        let mut small = [0.0; 8];
+        let mut large = Vec::new();
+        let scaled: &mut [f64] = if x.len() <= small.len() {
+            &mut small[..x.len()]
+        } else {
+            large.resize(x.len(), 0.0);
+            &mut large
+        };
+        for (i, (to, from)) in scaled.iter_mut().zip(x).enumerate() {
+            *to = standardise(*from, self.mean.get(i).copied(), self.scale.get(i).copied());
+        }
+        weighted_sum(self.kernel, &self.support_vectors, &self.dual_coef, scaled) - self.rho
+    }
+}
+
+impl Kernel {
+    fn validate(self) -> Result<(), Invalid> {
+        let positive = |gamma: f64| {
+            if gamma.is_finite() && gamma > 0.0 {
+                Ok(())
+            } else {
+                Err(Invalid(format!("gamma is {gamma}: it must be a positive number")))
+            }
+        };
+        let finite = |coef0: f64| {
+            if coef0.is_finite() { Ok(()) } else { Err(Invalid(format!("coef0 is {coef0}"))) }
+        };
+        match self {
+            Self::Rbf { gamma } => positive(gamma),
+            Self::Linear => Ok(()),
+            Self::Poly { gamma, coef0, .. } | Self::Sigmoid { gamma, coef0 } => {
+                positive(gamma)?;
+                finite(coef0)
+            }
+        }
+    }
+}
+
+/// (x − mean) / scale, as scikit-learn's `StandardScaler` does it: two roundings, a true division.
+#[inline]
+fn standardise(x: f64, mean: Option<f64>, scale: Option<f64>) -> f64 {
+    let centred = match mean {
+        Some(mean) => x - mean,
+        None => x,
+    };
+    match scale {
+        Some(scale) => centred / scale,
+        None => centred,
+    }
+}
+
+/// Σᵢ coefᵢ · k(x, svᵢ), in the order of the support vectors.
+#[inline]
+fn weighted_sum(kernel: Kernel, support_vectors: &[f64], dual_coef: &[f64], x: &[f64]) -> f64 {
+    if let (Kernel::Rbf { gamma }, [x]) = (kernel, x) {
+        return rbf_sum_of_one(gamma, support_vectors, dual_coef, *x);
+    }
+    let rows = support_vectors.chunks_exact(x.len()).zip(dual_coef);
+    let mut sum = 0.0;
+    match kernel {
+        Kernel::Rbf { gamma } => {
+            for (v, coef) in rows {
+                let mut square = 0.0;
+                for (a, b) in x.iter().zip(v) {
+                    square += (a - b) * (a - b);
+                }
+                sum += coef * (-gamma * square).exp();
+            }
+        }
+        Kernel::Linear => rows.for_each(|(v, coef)| sum += coef * dot(x, v)),
+        Kernel::Poly { gamma, coef0, degree } => {
+            rows.for_each(|(v, coef)| sum += coef * power(gamma * dot(x, v) + coef0, degree));
+        }
+        Kernel::Sigmoid { gamma, coef0 } => {
+            rows.for_each(|(v, coef)| sum += coef * (gamma * dot(x, v) + coef0).tanh());
+        }
+    }
+    sum
+}
+
+/// The commonest model by far: one feature, radial basis.
+#[inline]
+fn rbf_sum_of_one(gamma: f64, support_vectors: &[f64], dual_coef: &[f64], x: f64) -> f64 {
+    let mut sum = 0.0;
+    for (v, coef) in support_vectors.iter().zip(dual_coef) {
+        let d = x - v;
+        sum += coef * (-gamma * (d * d)).exp();
+    }
+    sum
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + a * b)
+}
+
+/// libsvm's own integer power: by squaring, from the lowest bit.
+fn power(base: f64, exponent: u32) -> f64 {
+    let (mut square, mut product, mut t) = (base, 1.0, exponent);
+    while t > 0 {
+        if t % 2 == 1 {
+            product *= square;
+        }
+        square *= square;
+        t /= 2;
+    }
+    product
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use super::*;
+
+fn no_options() -> BTreeMap<String, String> {
+    BTreeMap::new()
+}
+
+fn folder() -> (tempfile::TempDir, Blobs) {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs =
+        Blobs::open(&format!("file://{}/a folder/blobs", dir.path().display()), &no_options()).unwrap();
+    (dir, blobs)
+}
+
+#[tokio::test]
+async fn a_create_only_put_never_replaces() {
+    let (_dir, local) = folder();
+    let memory = Blobs::on(Arc::new(object_store::memory::InMemory::new()), Path::from("some/prefix"));
+    for blobs in [local, memory] {
+        assert!(blobs.put_create("models/1-a/part=0.parquet", Bytes::from_static(b"one")).await.unwrap());
+        assert!(!blobs.put_create("models/1-a/part=0.parquet", Bytes::from_static(b"two")).await.unwrap());
+        assert_eq!(blobs.get("models/1-a/part=0.parquet").await.unwrap(), "one");
+        blobs.put_immutable("models/1-a/part=0.parquet", Bytes::from_static(b"one")).await.unwrap();
+        let other = blobs.put_immutable("models/1-a/part=0.parquet", Bytes::from_static(b"two")).await;
+        assert!(matches!(other, Err(BlobError::Exists { .. })));
+        blobs.put_create("models/0", Bytes::new()).await.unwrap();
+        let listed = blobs.list("models").await.unwrap();
+        let names: Vec<&str> = listed.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names, ["models/0", "models/1-a/part=0.parquet"]);
+        assert_eq!(listed[1].size, 3);
+        assert_eq!(blobs.list("nothing").await.unwrap(), []);
+        assert!(
+            matches!(blobs.get("models/2").await, Err(BlobError::NotFound { name }) if name == "models/2")
+        );
+        assert_eq!(blobs.get_opt("models/2").await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_root_belongs_to_one_store() {
+    let (_dir, blobs) = folder();
+    let (ours, theirs) = (Uuid::new_v4(), Uuid::new_v4());
+    blobs.ensure_identity(ours).await.unwrap();
+    blobs.ensure_identity(ours).await.unwrap();
+    let e = blobs.ensure_identity(theirs).await.unwrap_err();
+    assert_eq!(e.domain(), Domain::User);
+    assert!(e.to_string().contains("`blobs`") && e.to_string().contains(&ours.to_string()), "{e}");
+}
+
+#[tokio::test]
+async fn an_empty_root_of_a_store_that_was_in_use_is_refused() {
+    let (_dir, blobs) = folder();
+    let e = blobs.check_identity(Uuid::new_v4(), true).await.unwrap_err();
+    assert!(e.to_string().contains("`blobs`"), "{e}");
+    assert_eq!(blobs.get_opt(IDENTITY).await.unwrap(), None, "nothing is written");
+}
+
+#[test]
+fn urls_and_what_is_wrong_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bare");
+    assert_eq!(
+        Blobs::open(path.to_str().unwrap(), &no_options()).unwrap().local_root(),
+        Some(path.canonicalize().unwrap().as_path())
+    );
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let file = dir.path().join("file").display().to_string();
+    for bad in [file.as_str(), "", "file://", "ftp://host/x", "http://host/x", "az://"] {
+        let e = Blobs::open(bad, &no_options()).unwrap_err();
+        assert_eq!((e.domain(), e.is_transient()), (Domain::User, false), "{bad}");
+        assert!(e.to_string().contains("`blobs`"), "{e}");
+    }
+    let options: BTreeMap<String, String> =
+        [("AZURE_STORAGE_USE_EMULATOR".to_owned(), "true".to_owned())].into();
+    let azure = Blobs::open("az://container/some/prefix", &options).unwrap();
+    assert_eq!(azure.path("models/1-x/manifest.json").as_ref(), "some/prefix/models/1-x/manifest.json");
+    assert_eq!(azure.local_root(), None);
+    let options: BTreeMap<String, String> = [(
+        "azure_storage_connection_string".to_owned(),
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=c2VjcmV0;\
+         BlobEndpoint=http://127.0.0.1:1/devstoreaccount1;"
+            .to_owned(),
+    )]
+    .into();
+    Blobs::open("az://container", &options).unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_is_waited_for() {
+    let options: BTreeMap<String, String> = [
+        ("azure_storage_account_name", "devstoreaccount1"),
+        ("azure_storage_account_key", "c2VjcmV0"),
+        ("azure_storage_endpoint", "http://127.0.0.1:1/devstoreaccount1"),
+        ("azure_allow_http", "true"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    let blobs = Blobs::open("az://container", &options).unwrap();
+    let e = blobs.get("x").await.unwrap_err();
+    assert!(e.is_transient(), "{e}");
+    assert_eq!(e.domain(), Domain::External);
+}
+
+#[test]
+fn refused_requests_are_told_from_busy_services() {
+    for (text, refused) in [
+        ("Server returned non-2xx status code: 400 Bad Request: x", true),
+        ("Server returned non-2xx status code: 405 x", true),
+        ("Server returned non-2xx status code: 429 Too Many Requests", false),
+        ("Server returned non-2xx status code: 503 x", false),
+        ("connection refused", false),
+    ] {
+        assert_eq!(is_refused_request(text), refused, "{text}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    assert_eq!(without_secrets("az://c/p?sig=secret"), "az://c/p");
+    assert_eq!(without_secrets("s3://key:secret@b/p"), "s3://key:***@b/p");
+}

@@ -1,0 +1,315 @@
+//! Publishing one interval, under the fence that SQL holds.
+//!
+//! For each object: read its version, confirm the fence in SQL, then one conditional put on that version. A publisher that
+//! was overtaken either fails the confirmation, or its put meets a version that it did not read. A local folder has no
+//! versions: there the three steps happen under a file lock, and the put is a rename.
+
+use super::rows::{Counts, summarise};
+use super::{csv, parquet};
+use crate::blobs::{BlobError, Blobs};
+use bytes::Bytes;
+use fleetscore_schemas::codes::{Classify, Domain};
+use fleetscore_schemas::time::{Interval, Timestamp};
+use fleetscore_store::{Outcome, Publication, Store, StoreError};
+use object_store::path::Path;
+use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::path::PathBuf;
+
+/// The object that says what is published, written last.
+pub const SUCCESS: &str = "_SUCCESS.json";
+/// The predictions as Parquet.
+pub const PARQUET: &str = "predictions.parquet";
+/// The predictions as CSV.
+pub const CSV: &str = "predictions.csv";
+
+/// How an attempt to publish ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Published {
+    /// Everything is in place, under this fence.
+    Done {
+        /// The fence.
+        fence: i64,
+        /// Rows published.
+        rows: u64,
+    },
+    /// Another publisher has taken the interval over.
+    Fenced,
+}
+
+/// Why an interval could not be published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Blob storage failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The lock file of a local folder could not be used.
+    #[error("the lock file `{path}` cannot be used: {message}")]
+    Lock {
+        /// The file.
+        path: String,
+        /// What the system said.
+        message: String,
+    },
+    /// Others kept changing the object: the same call may succeed later.
+    #[error("the object `{name}` kept changing under the publisher")]
+    Contended {
+        /// Its name below the root.
+        name: String,
+    },
+    /// The rows could not be written as a file: a bug of ours.
+    #[error("predictions could not be encoded: {0}")]
+    Encode(String),
+}
+
+impl Classify for PublishError {
+    fn domain(&self) -> Domain {
+        match self {
+            Self::Store(e) => e.domain(),
+            Self::Blob(e) => e.domain(),
+            Self::Lock { .. } => Domain::User,
+            Self::Contended { .. } => Domain::External,
+            Self::Encode(_) => Domain::Internal,
+        }
+    }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(e) => e.is_transient(),
+            Self::Blob(e) => e.is_transient(),
+            Self::Contended { .. } => true,
+            Self::Lock { .. } | Self::Encode(_) => false,
+        }
+    }
+}
+
+/// What `_SUCCESS.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Success {
+    /// Version of this format: 1.
+    pub format: u32,
+    /// The schedule.
+    pub schedule: String,
+    /// Start of the interval, RFC 3339.
+    pub interval_start: String,
+    /// End of the interval, RFC 3339.
+    pub interval_end: String,
+    /// The fence that it was published under.
+    pub fence: i64,
+    /// Versions of the model sets in it.
+    pub model_sets: Vec<i64>,
+    /// What the rows add up to.
+    pub counts: Counts,
+    /// The other objects of the folder.
+    pub objects: Vec<Object>,
+}
+
+/// One published object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256, hex.
+    pub sha256: String,
+}
+
+/// The folder of one interval, without a slash at its end.
+pub fn folder(schedule: &str, start: Timestamp) -> String {
+    let start = match start.to_datetime() {
+        Some(t) => t.format("%Y%m%dT%H%M%SZ").to_string(),
+        None => start.0.to_string(),
+    };
+    format!("predictions/schedule={schedule}/interval={start}")
+}
+
+/// Publishes the interval's current predictions. Done again under the same claim it does no harm.
+///
+/// # Errors
+/// Transient ones ([`Classify::is_transient`]) are worth another call with the same publication.
+pub async fn publish(
+    store: &dyn Store,
+    blobs: &Blobs,
+    publication: &Publication,
+) -> Result<Published, PublishError> {
+    let folder = folder(&publication.schedule, publication.interval.start);
+    let mut publication = publication.clone();
+    if let Some(found) = found_fence(blobs, &folder).await?
+        && found > publication.fence
+    {
+        // The store was restored from a backup: what lies there was published under a later fence.
+        match store.raise_publication(&publication, found).await? {
+            Some(raised) => publication = raised,
+            None => return Ok(Published::Fenced),
+        }
+    }
+    let batches = store.predictions(&publication.schedule, publication.interval).await?;
+    let (schedule, interval, fence) = (publication.schedule.clone(), publication.interval, publication.fence);
+    let encoded = tokio::task::spawn_blocking(move || encode(&schedule, interval, fence, &batches));
+    let files = encoded.await.map_err(|e| PublishError::Encode(e.to_string()))??;
+    for (name, bytes) in files.objects {
+        let name = format!("{folder}/{name}");
+        if put(store, blobs, &publication, &name, bytes).await? == Outcome::Fenced {
+            return Ok(Published::Fenced);
+        }
+    }
+    match store.finish_publication(&publication).await? {
+        Outcome::Done => Ok(Published::Done { fence: publication.fence, rows: files.rows }),
+        Outcome::Fenced => Ok(Published::Fenced),
+    }
+}
+
+struct Files {
+    rows: u64,
+    /// `_SUCCESS.json` last.
+    objects: Vec<(&'static str, Bytes)>,
+}
+
+fn encode(
+    schedule: &str,
+    interval: Interval,
+    fence: i64,
+    batches: &[arrow::array::RecordBatch],
+) -> Result<Files, PublishError> {
+    let bug = |e: &dyn std::fmt::Display| PublishError::Encode(e.to_string());
+    let mut objects: Vec<(&'static str, Bytes)> = vec![
+        (PARQUET, parquet::encode(batches).map_err(|e| bug(&e))?.into()),
+        (CSV, csv::encode(batches).map_err(|e| bug(&e))?.into()),
+    ];
+    let (counts, model_sets) = summarise(batches);
+    let rows = counts.rows;
+    let success = Success {
+        format: 1,
+        schedule: schedule.to_owned(),
+        interval_start: interval.start.to_rfc3339(),
+        interval_end: interval.end.to_rfc3339(),
+        fence,
+        model_sets,
+        counts,
+        objects: objects
+            .iter()
+            .map(|(name, bytes)| Object {
+                name: (*name).to_owned(),
+                size: bytes.len() as u64,
+                sha256: Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect(),
+            })
+            .collect(),
+    };
+    let mut text = serde_json::to_vec_pretty(&success).map_err(|e| bug(&e))?;
+    text.push(b'\n');
+    objects.push((SUCCESS, text.into()));
+    Ok(Files { rows, objects })
+}
+
+/// The fence of what lies in the folder; `None` where nothing complete does.
+async fn found_fence(blobs: &Blobs, folder: &str) -> Result<Option<i64>, PublishError> {
+    let found = blobs.get_opt(&format!("{folder}/{SUCCESS}")).await?;
+    Ok(found.and_then(|bytes| Some(serde_json::from_slice::<Success>(&bytes).ok()?.fence)))
+}
+
+/// One object: version, fence, conditional put.
+async fn put(
+    store: &dyn Store,
+    blobs: &Blobs,
+    publication: &Publication,
+    name: &str,
+    bytes: Bytes,
+) -> Result<Outcome, PublishError> {
+    match blobs.local_root() {
+        Some(root) => {
+            let lock = root.join("predictions").join(format!("schedule={}", publication.schedule));
+            put_local(store, blobs, publication, name, bytes, lock.join(".publish.lock")).await
+        }
+        None => put_conditional(store, blobs, publication, name, bytes).await,
+    }
+}
+
+/// How often a put is tried again after the object had changed in between.
+const PUT_ATTEMPTS: usize = 10;
+
+async fn put_conditional(
+    store: &dyn Store,
+    blobs: &Blobs,
+    publication: &Publication,
+    name: &str,
+    bytes: Bytes,
+) -> Result<Outcome, PublishError> {
+    let path = blobs.path(name);
+    for _ in 0..PUT_ATTEMPTS {
+        let mode = match version(blobs, name, &path).await? {
+            Some(version) => PutMode::Update(version),
+            None => PutMode::Create,
+        };
+        if store.confirm_publication(publication).await? == Outcome::Fenced {
+            return Ok(Outcome::Fenced);
+        }
+        match blobs.store.put_opts(&path, bytes.clone().into(), PutOptions::from(mode)).await {
+            Ok(_) => return Ok(Outcome::Done),
+            // Somebody was faster; whether by right, the fence will say.
+            Err(
+                ObjectError::AlreadyExists { .. }
+                | ObjectError::Precondition { .. }
+                | ObjectError::NotFound { .. },
+            ) => {}
+            Err(e) => return Err(blobs.error(name, e).into()),
+        }
+    }
+    Err(PublishError::Contended { name: name.to_owned() })
+}
+
+async fn version(blobs: &Blobs, name: &str, path: &Path) -> Result<Option<UpdateVersion>, PublishError> {
+    match blobs.store.head(path).await {
+        Ok(meta) => Ok(Some(UpdateVersion { e_tag: meta.e_tag, version: meta.version })),
+        Err(e) => match blobs.error(name, e) {
+            BlobError::NotFound { .. } => Ok(None),
+            e => Err(e.into()),
+        },
+    }
+}
+
+/// In a local folder nobody else puts while the lock is held, so the confirmed fence is still ours at the rename.
+async fn put_local(
+    store: &dyn Store,
+    blobs: &Blobs,
+    publication: &Publication,
+    name: &str,
+    bytes: Bytes,
+    lock: PathBuf,
+) -> Result<Outcome, PublishError> {
+    let failed = |e: &dyn std::fmt::Display| PublishError::Lock {
+        path: lock.display().to_string(),
+        message: e.to_string(),
+    };
+    let path = lock.clone();
+    let locked = tokio::task::spawn_blocking(move || locked_file(&path)).await.map_err(|e| failed(&e))?;
+    let _held = locked.map_err(|e| failed(&e))?;
+    if store.confirm_publication(publication).await? == Outcome::Fenced {
+        return Ok(Outcome::Fenced);
+    }
+    // Written beside it and renamed over it.
+    let path = blobs.path(name);
+    let put = blobs.store.put_opts(&path, bytes.into(), PutOptions::from(PutMode::Overwrite));
+    put.await.map_err(|e| blobs.error(name, e))?;
+    Ok(Outcome::Done)
+}
+
+/// The lock file, locked until it is dropped.
+fn locked_file(path: &std::path::Path) -> std::io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

@@ -1,0 +1,422 @@
+//! Scoring a range of intervals once: backfill, re-score, and what cron calls.
+
+use crate::blobs::Blobs;
+use crate::core::data_only;
+use crate::error::{Result, ScorerError};
+use crate::output::rows;
+use crate::readiness::{Horizon, Readiness, readiness};
+use crate::service::{Options, Shared, publish_one, registry};
+use crate::sets::Loader;
+use crate::worker::{score_interval, work};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int16Type, UInt32Type};
+use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, windows_covering};
+use fleetscore_schemas::{SeriesId, SeriesName};
+use fleetscore_store::{NewRun, Outcome, Plan, RunCounts, RunFilter, RunRow, ScheduleRow, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Which intervals are scored, and how.
+#[derive(Debug, Clone)]
+pub struct RangeOptions {
+    /// The schedule whose windows and features count.
+    pub schedule: String,
+    /// The first interval's start; a start of the schedule's intervals.
+    pub from: Timestamp,
+    /// Intervals start before this; a start of the schedule's intervals too.
+    pub to: Timestamp,
+    /// The model set; `None` = the active one.
+    pub model_set: Option<i64>,
+    /// Change nothing, say what would change.
+    pub dry_run: bool,
+    /// Publish what is due at the end.
+    pub publish: bool,
+    /// Worker, leases, attempts, threshold, readiness (its schedules and roles do not count here).
+    pub scorer: Options,
+}
+
+/// What became of a range. Intervals without any reading are not in it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RangeReport {
+    /// The model set.
+    pub model_set: i64,
+    /// Intervals that were (or would be) scored, ascending.
+    pub intervals: Vec<RangeInterval>,
+    /// Intervals with data that are not ready, with what they wait for.
+    pub unready: Vec<(Interval, String)>,
+    /// Whether it was stopped before its end.
+    pub stopped: bool,
+}
+
+impl RangeReport {
+    /// Whether the work as a whole failed: a run failed or was cancelled.
+    pub fn failed(&self) -> bool {
+        let bad = |s: &Option<RunState>| matches!(s, Some(RunState::Failed | RunState::Cancelled));
+        self.intervals.iter().any(|i| bad(&i.state))
+    }
+
+    /// Whether something is missing within what is tolerated: models that failed, or intervals that are not ready.
+    pub fn partly(&self) -> bool {
+        !self.unready.is_empty() || self.intervals.iter().any(|i| i.state == Some(RunState::Partial))
+    }
+}
+
+/// One interval of a range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RangeInterval {
+    /// The interval.
+    pub interval: Interval,
+    /// Its run; `None` in a dry run.
+    pub run_id: Option<Uuid>,
+    /// How the run ended; `None` in a dry run.
+    pub state: Option<RunState>,
+    /// What became of its models.
+    pub counts: RunCounts,
+    /// In a dry run: the rows that would change.
+    pub changes: Vec<LabelChange>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// A row whose label or status would change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelChange {
+    /// The series.
+    pub series: SeriesName,
+    /// Status and prediction now; `None` = no row.
+    pub before: Option<(String, Option<i16>)>,
+    /// Status and prediction then; `None` = the row would go.
+    pub after: Option<(String, Option<i16>)>,
+}
+
+/// Intervals that are opened and worked on together.
+const BATCH: usize = 256;
+/// Panes read at once.
+const SCAN: usize = 2048;
+/// How often runs of other workers are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Scores the intervals of the schedule that start in `[from, to)` and hold data, whatever was scored before: a rerun
+/// with the same windows and models changes nothing. An interval that is being scored by another worker is waited for
+/// and then scored. At shutdown, runs that have not begun are cancelled.
+///
+/// # Errors
+/// [`ScorerError::Usage`] naming the flag: unaligned or empty range, unknown schedule or model set, no active set.
+/// Transient errors of the store while runs are opened come back as such; the same call may be made again.
+pub async fn run_range(
+    store: Arc<dyn Store>,
+    blobs: Blobs,
+    options: RangeOptions,
+    shutdown: CancellationToken,
+) -> Result<RangeReport> {
+    let loader = registry(store.clone(), blobs.clone());
+    run_range_with(store, blobs, options, loader, shutdown).await
+}
+
+pub(crate) async fn run_range_with(
+    store: Arc<dyn Store>,
+    blobs: Blobs,
+    options: RangeOptions,
+    loader: Loader,
+    shutdown: CancellationToken,
+) -> Result<RangeReport> {
+    let rows = store.schedules().await?;
+    let schedule = rows.into_iter().find(|r| r.spec.name == options.schedule).ok_or_else(|| {
+        ScorerError::usage("schedule", format!("there is no schedule `{}`", options.schedule))
+    })?;
+    check_range(&schedule, options.from, options.to)?;
+    let model_set = choose_set(store.as_ref(), options.model_set).await?;
+    let shared = Arc::new(Shared::new(store.clone(), blobs, options.scorer.clone(), loader));
+    let mut range = Range { shared, schedule, options, model_set, shutdown, report: RangeReport::default() };
+    range.report.model_set = model_set;
+    range.run().await?;
+    Ok(range.report)
+}
+
+/// Both ends are starts of intervals.
+fn check_range(schedule: &ScheduleRow, from: Timestamp, to: Timestamp) -> Result<()> {
+    let hop = schedule.spec.hop_us;
+    for (flag, t) in [("from", from), ("to", to)] {
+        if t.0.rem_euclid(hop) != 0 {
+            let below = Timestamp(t.0.div_euclid(hop) * hop);
+            let text = format!(
+                "{t} is not the start of an interval of schedule `{}`; the nearest are {below} and {}",
+                schedule.spec.name,
+                below.plus_us(hop)
+            );
+            return Err(ScorerError::usage(flag, text));
+        }
+    }
+    if from >= to {
+        return Err(ScorerError::usage("to", format!("it must lie behind `from`, {from}")));
+    }
+    Ok(())
+}
+
+async fn choose_set(store: &dyn Store, wanted: Option<i64>) -> Result<i64> {
+    let sets = store.model_sets().await?;
+    let found = match wanted {
+        Some(version) => sets.iter().find(|s| s.version == version),
+        None => sets.iter().find(|s| s.active),
+    };
+    found.map(|s| s.version).ok_or_else(|| {
+        ScorerError::usage(
+            "model-set",
+            match wanted {
+                Some(version) => format!("there is no model set {version}"),
+                None => crate::core::NO_MODEL_SET.to_owned(),
+            },
+        )
+    })
+}
+
+struct Range {
+    shared: Arc<Shared>,
+    schedule: ScheduleRow,
+    options: RangeOptions,
+    model_set: i64,
+    shutdown: CancellationToken,
+    report: RangeReport,
+}
+
+impl Range {
+    async fn run(&mut self) -> Result<()> {
+        let store = self.shared.store.clone();
+        let Some(settings) = store.pane_settings().await? else { return Ok(()) };
+        let names: HashMap<SeriesId, SeriesName> = match self.options.dry_run {
+            true => store.series().await?.into_iter().collect(),
+            false => HashMap::new(),
+        };
+        let mut cursor = self.options.from;
+        while cursor < self.options.to && !self.shutdown.is_cancelled() {
+            let batch = self.next_batch(cursor, settings.grid()).await?;
+            let Some(last) = batch.last() else { break };
+            cursor = last.start.plus_us(self.schedule.spec.hop_us);
+            let ready = self.ready(batch, settings.grid()).await?;
+            if self.options.dry_run {
+                for interval in ready {
+                    let compared = self.compare(interval, &names).await?;
+                    self.report.intervals.push(compared);
+                }
+            } else if !ready.is_empty() {
+                self.score(ready).await?;
+            }
+        }
+        if self.options.publish && !self.options.dry_run {
+            self.publish().await?;
+        }
+        self.report.stopped = self.shutdown.is_cancelled();
+        self.report.intervals.sort_by_key(|i| i.interval);
+        Ok(())
+    }
+
+    /// The next intervals with data, ascending from the cursor.
+    async fn next_batch(&self, cursor: Timestamp, grid: PaneGrid) -> Result<Vec<Interval>> {
+        let (w, h) = (self.schedule.spec.window_us, self.schedule.spec.hop_us);
+        let mut starts: Vec<Timestamp> = Vec::new();
+        let mut from = cursor;
+        loop {
+            let range = Interval { start: from, end: self.options.to.plus_us(w - h) };
+            let panes = self.shared.store.panes(range, false, SCAN).await?;
+            for pane in &panes {
+                let after = starts.last().map_or(cursor, |s| s.plus_us(h));
+                let held = windows_covering(*pane, grid.len_us, w, h);
+                starts.extend(held.filter(|s| *s >= after && *s < self.options.to));
+                if starts.len() >= BATCH {
+                    starts.truncate(BATCH);
+                    break;
+                }
+            }
+            match panes.last() {
+                Some(last) if starts.len() < BATCH && panes.len() == SCAN => from = last.plus_us(1),
+                _ => return Ok(starts.into_iter().map(|s| Interval::starting(s, w)).collect()),
+            }
+        }
+    }
+
+    /// The ready ones; the others go into the report.
+    async fn ready(&mut self, batch: Vec<Interval>, grid: PaneGrid) -> Result<Vec<Interval>> {
+        let progress = self.shared.store.progress().await?;
+        let settings = &self.options.scorer.readiness;
+        let mut ready = Vec::new();
+        for interval in batch {
+            match readiness(&progress, settings, grid.edges, interval.end) {
+                Readiness::Ready { .. } => ready.push(interval),
+                Readiness::NotReady { why } => self.report.unready.push((interval, why)),
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Opens a run for each interval, works on them, and waits for those that others work on.
+    async fn score(&mut self, mut intervals: Vec<Interval>) -> Result<()> {
+        let mut opened: Vec<Uuid> = Vec::new();
+        loop {
+            let runs = self.overlapping(&intervals).await?;
+            let busy = |i: &Interval| runs.iter().any(|r| r.interval == *i && !r.state.is_final());
+            let (wait, free): (Vec<_>, Vec<_>) = intervals.into_iter().partition(busy);
+            intervals = wait;
+            if !free.is_empty() {
+                match self.open(&free, &runs).await? {
+                    Some(ids) => opened.extend(ids),
+                    None => intervals.extend(free), // somebody was faster
+                }
+            }
+            self.work_on(&opened).await;
+            if self.shutdown.is_cancelled() {
+                break;
+            }
+            if intervals.is_empty() && self.open_ones(&opened).await?.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        }
+        for id in self.open_ones(&opened).await? {
+            self.shared.store.cancel_run(id).await?;
+        }
+        let filter = RunFilter { run_ids: Some(opened), ..RunFilter::default() };
+        let rows = self.shared.store.runs(&filter).await?;
+        self.report.intervals.extend(rows.into_iter().map(|r| RangeInterval {
+            interval: r.interval,
+            run_id: Some(r.run_id),
+            state: Some(r.state),
+            counts: r.counts,
+            changes: Vec::new(),
+            error: r.error,
+        }));
+        Ok(())
+    }
+
+    /// Runs around these intervals, in any state.
+    async fn overlapping(&self, intervals: &[Interval]) -> Result<Vec<RunRow>> {
+        let (Some(first), Some(last)) = (intervals.iter().min(), intervals.iter().max()) else {
+            return Ok(Vec::new());
+        };
+        let filter = RunFilter {
+            schedule: Some(self.schedule.spec.name.clone()),
+            overlapping: Some(Interval { start: first.start, end: last.end }),
+            ..RunFilter::default()
+        };
+        Ok(self.shared.store.runs(&filter).await?)
+    }
+
+    /// Opens manual runs; `None` if one of the intervals has an open run by now.
+    async fn open(&self, intervals: &[Interval], runs: &[RunRow]) -> Result<Option<Vec<Uuid>>> {
+        let progress = self.shared.store.progress().await?;
+        let settings = self.shared.store.pane_settings().await?;
+        let edges = settings.map(|s| s.edges).unwrap_or_default();
+        let horizon = Horizon::of(&progress, &self.options.scorer.readiness, edges);
+        let open: Vec<NewRun> = intervals
+            .iter()
+            .map(|interval| {
+                let ignored = horizon.ignored(interval.end);
+                NewRun {
+                    run_id: Uuid::now_v7(),
+                    schedule: self.schedule.spec.name.clone(),
+                    interval: *interval,
+                    cause: RunCause::Manual,
+                    model_set: Some(self.model_set),
+                    data_only: data_only(&self.schedule, *interval, runs),
+                    note: (!ignored.is_empty()).then(|| format!("not waited for: {}", ignored.join(", "))),
+                }
+            })
+            .collect();
+        let ids = open.iter().map(|r| r.run_id).collect();
+        match self.shared.store.plan(&Plan { open, ..Plan::default() }).await? {
+            Outcome::Done => Ok(Some(ids)),
+            Outcome::Fenced => Ok(None),
+        }
+    }
+
+    /// Claims what can be claimed of these runs and scores it.
+    async fn work_on(&self, runs: &[Uuid]) {
+        if runs.is_empty() {
+            return;
+        }
+        let mut workers = JoinSet::new();
+        for _ in 0..self.options.scorer.parallel_tasks.max(1) {
+            workers.spawn(work(self.shared.clone(), Some(runs.to_vec()), self.shutdown.clone()));
+        }
+        while let Some(ended) = workers.join_next().await {
+            if let Err(e) = ended {
+                tracing::error!("a worker ended unexpectedly: {e}");
+            }
+        }
+    }
+
+    /// Those of our runs that are not over.
+    async fn open_ones(&self, runs: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let filter = RunFilter {
+            run_ids: Some(runs.to_vec()),
+            states: vec![RunState::Waiting, RunState::Running],
+            ..RunFilter::default()
+        };
+        Ok(self.shared.store.runs(&filter).await?.into_iter().map(|r| r.run_id).collect())
+    }
+
+    /// What scoring the interval now would change.
+    async fn compare(
+        &self,
+        interval: Interval,
+        names: &HashMap<SeriesId, SeriesName>,
+    ) -> Result<RangeInterval> {
+        let runs = self.overlapping(&[interval]).await?;
+        let data_only = data_only(&self.schedule, interval, &runs);
+        let features = self.shared.features(&self.schedule.spec.name).await?;
+        let scored = score_interval(&self.shared, self.model_set, &features, interval, data_only).await?;
+        let stored = self.shared.store.predictions(&self.schedule.spec.name, interval).await?;
+        let mut before: HashMap<SeriesName, Label> = HashMap::new();
+        for row in stored.iter().flat_map(rows::rows) {
+            let label = (row.status.to_owned(), row.prediction);
+            before.insert(SeriesName::new(row.device, row.sensor), label);
+        }
+        let mut changes = Vec::new();
+        for (series, after) in scored.batches.iter().flat_map(labels) {
+            let Some(series) = names.get(&series).cloned() else { continue };
+            let before = before.remove(&series);
+            if before.as_ref() != Some(&after) {
+                changes.push(LabelChange { series, before, after: Some(after) });
+            }
+        }
+        let gone = before.into_iter();
+        changes.extend(gone.map(|(series, b)| LabelChange { series, before: Some(b), after: None }));
+        changes.sort_by(|a, b| a.series.cmp(&b.series));
+        Ok(RangeInterval { interval, run_id: None, state: None, counts: scored.counts, changes, error: None })
+    }
+
+    /// Publishes what is due, of whichever schedule.
+    async fn publish(&self) -> Result<()> {
+        let options = &self.options.scorer;
+        while !self.shutdown.is_cancelled() {
+            let due = self.shared.store.claim_publication(&options.worker, options.lease_us).await?;
+            let Some(publication) = due else { break };
+            publish_one(&self.shared, &publication, &self.shutdown).await;
+        }
+        Ok(())
+    }
+}
+
+/// Status and prediction.
+type Label = (String, Option<i16>);
+
+/// Series with their labels, of a batch of predictions as the scorer makes them.
+fn labels(batch: &RecordBatch) -> impl Iterator<Item = (SeriesId, Label)> + '_ {
+    let series = batch.column(0).as_primitive::<UInt32Type>();
+    let prediction = batch.column(2).as_primitive::<Int16Type>();
+    let status = batch.column(4).as_string::<i32>();
+    (0..batch.num_rows()).map(move |i| {
+        let label = (status.value(i).to_owned(), prediction.is_valid(i).then(|| prediction.value(i)));
+        (series.value(i), label)
+    })
+}

@@ -1,0 +1,258 @@
+//! A worker: claims a task, scores it, commits it under the task's fence.
+
+use crate::backoff::Backoff;
+use crate::error::{Result, ScorerError};
+use crate::plan::{Scored, Windows, score};
+use crate::service::Shared;
+use fleetscore_schemas::codes::Classify;
+use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::time::Interval;
+use fleetscore_schemas::window::Feature;
+use fleetscore_store::{Outcome, PredictionCommit, RunCounts, Store, Task, TaskClaim};
+use futures::{StreamExt, TryStreamExt};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long a task may go on after shutdown was asked for, before it is given back.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// How a task ended.
+#[derive(Debug)]
+enum Ended {
+    /// Its predictions are stored.
+    Scored(RunCounts, RunState),
+    /// Somebody else has it, or its run is over.
+    Lost,
+    Failed(ScorerError),
+    /// Shutdown came first.
+    GivenBack,
+}
+
+/// Claims and scores tasks until shutdown, or, given runs, until none of them can be claimed any more.
+pub(crate) async fn work(shared: Arc<Shared>, runs: Option<Vec<Uuid>>, shutdown: CancellationToken) {
+    let mut due = shared.due.subscribe();
+    let mut backoff = Backoff::new();
+    let claim = TaskClaim {
+        worker: shared.options.worker.clone(),
+        lease_us: shared.options.lease_us,
+        run_ids: runs.clone(),
+    };
+    while !shutdown.is_cancelled() {
+        due.borrow_and_update();
+        match shared.store.claim_task(&claim).await {
+            Ok(Some(task)) => {
+                backoff.reset();
+                one_task(&shared, task, &shutdown).await;
+            }
+            Ok(None) if runs.is_some() => return,
+            Ok(None) => {
+                backoff.reset();
+                tokio::select! {
+                    _ = due.changed() => {}
+                    () = tokio::time::sleep(shared.tick()) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+            Err(e) => {
+                shared.trouble("claiming a task", &e.into());
+                backoff.wait(&shutdown).await;
+            }
+        }
+    }
+}
+
+async fn one_task(shared: &Arc<Shared>, task: Task, shutdown: &CancellationToken) {
+    let ended = attempt(shared, &task, shutdown).await;
+    match ended {
+        Ended::Scored(counts, state) => shared.note_scored(&task, counts, state),
+        Ended::Lost => {
+            tracing::info!(run = %task.run_id, interval = %task.interval, "another worker has this task now");
+        }
+        Ended::GivenBack => give_back(shared, &task, "given back at shutdown", false).await,
+        Ended::Failed(e) => {
+            let give_up = task.run_attempt >= shared.options.max_attempts;
+            tracing::warn!(
+                run = %task.run_id, schedule = task.schedule, interval = %task.interval,
+                attempt = task.run_attempt, give_up, "scoring failed: {e}"
+            );
+            give_back(shared, &task, &e.to_string(), give_up).await;
+            shared.note_failed(&task, &e, give_up);
+            if !give_up {
+                // The oldest task is claimed first: let others have a turn before this one comes again.
+                let pause = Duration::from_millis(50 << task.run_attempt.clamp(0, 6));
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+async fn give_back(shared: &Shared, task: &Task, error: &str, give_up: bool) {
+    // A few tries; after that the lease runs out by itself.
+    for pause in [50, 200, 1000] {
+        match shared.store.fail_task(task, error, give_up).await {
+            Ok(Outcome::Done | Outcome::Fenced) => return,
+            Err(e) => {
+                tracing::warn!(run = %task.run_id, "the task could not be given back: {e}");
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }
+}
+
+/// Scores a task while its lease is renewed; a panic is its failure.
+async fn attempt(shared: &Arc<Shared>, task: &Task, shutdown: &CancellationToken) -> Ended {
+    let mut scoring = tokio::spawn(score_and_commit(shared.clone(), task.clone()));
+    let ended = tokio::select! {
+        joined = &mut scoring => return match joined {
+            Ok(Ok(Some((counts, state)))) => Ended::Scored(counts, state),
+            Ok(Ok(None)) => Ended::Lost,
+            Ok(Err(e)) => Ended::Failed(e),
+            Err(e) => Ended::Failed(ScorerError::Internal(format!("scoring ended unexpectedly: {e}"))),
+        },
+        () = renew(shared, task) => Ended::Lost,
+        () = async { shutdown.cancelled().await; tokio::time::sleep(FINISH).await } => Ended::GivenBack,
+    };
+    scoring.abort();
+    // Whether a commit under way has happened or not, the fence tells whoever comes next.
+    let _ended_or_aborted = scoring.await;
+    ended
+}
+
+/// Renews the lease for as long as it is ours.
+async fn renew(shared: &Shared, task: &Task) {
+    let third = Duration::from_micros(shared.options.lease_us.max(3).unsigned_abs() / 3);
+    let mut pause = third;
+    loop {
+        tokio::time::sleep(pause).await;
+        match shared.store.renew_task(task, shared.options.lease_us).await {
+            Ok(Outcome::Done) => pause = third,
+            Ok(Outcome::Fenced) => return,
+            Err(e) => {
+                tracing::warn!(run = %task.run_id, "the lease could not be renewed: {e}");
+                pause = third.min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// Scores and commits; transient errors are waited out for as long as the lease can be renewed. `None` = fenced.
+async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(RunCounts, RunState)>> {
+    let mut backoff = Backoff::new();
+    let never = CancellationToken::new();
+    loop {
+        match score_once(&shared, &task).await {
+            Ok(done) => return Ok(done),
+            Err(e) if e.is_transient() => {
+                shared.trouble("scoring", &e);
+                backoff.wait(&never).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCounts, RunState)>> {
+    let features = shared.features(&task.schedule).await?;
+    let scored = score_interval(shared, task.model_set, &features, task.interval, task.data_only).await?;
+    let (state, error) = verdict(&scored.counts, shared.options.error_threshold);
+    let counts = scored.counts;
+    let commit = PredictionCommit { task: task.clone(), predictions: scored.batches, counts, state, error };
+    retried(|| shared.store.commit_predictions(&commit)).await.map(|outcome| match outcome {
+        Outcome::Done => Some((counts, state)),
+        Outcome::Fenced => None,
+    })
+}
+
+/// Two transactions that met are simply tried again; everything else goes up.
+async fn retried<F, Fut>(call: F) -> Result<Outcome>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = fleetscore_store::Result<Outcome>>,
+{
+    for pause in [2, 10, 50] {
+        match call().await {
+            Err(fleetscore_store::StoreError::Contended { .. }) => {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            other => return Ok(other?),
+        }
+    }
+    Ok(call().await?)
+}
+
+/// The predictions of one interval by one model set.
+pub(crate) async fn score_interval(
+    shared: &Shared,
+    model_set: i64,
+    features: &[Feature],
+    interval: Interval,
+    data_only: bool,
+) -> Result<Scored> {
+    let table = shared.sets.get(model_set).await?;
+    let windows = stream_windows(shared.store.clone(), interval);
+    Ok(score(&table, features, data_only, windows).await?)
+}
+
+/// How a run with these counts ends, and what its row says.
+fn verdict(counts: &RunCounts, threshold: i64) -> (RunState, Option<String>) {
+    let failed = counts.model_error;
+    if failed == 0 {
+        return (RunState::Succeeded, None);
+    }
+    if threshold >= 0 && failed > threshold {
+        let text = format!("{failed} models failed, more than error_threshold = {threshold}");
+        return (RunState::Failed, Some(text));
+    }
+    (RunState::Partial, Some(format!("{failed} models failed: see status model_error in predictions")))
+}
+
+/// Windows of an interval as a stream that owns its store: read by a task of its own, a few batches ahead.
+fn stream_windows(store: Arc<dyn Store>, interval: Interval) -> Windows {
+    let (send, receive) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let read = async {
+            let mut windows = store.windows(interval).await?;
+            while let Some(batch) = windows.try_next().await? {
+                if send.send(Ok(batch)).await.is_err() {
+                    break; // nobody listens any more
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = read.await {
+            // If nobody listens any more, nobody misses the error.
+            send.send(Err(e)).await.ok();
+        }
+    });
+    futures::stream::unfold(receive, |mut receive| async move { Some((receive.recv().await?, receive)) })
+        .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_fail_a_run_and_single_models_do_not() {
+        let counts = |model_error| RunCounts { scored: 5, model_error, ..RunCounts::default() };
+        for (failed, threshold, state) in [
+            (0, 0, RunState::Succeeded),
+            (0, -1, RunState::Succeeded),
+            (1, 0, RunState::Failed),
+            (1, 1, RunState::Partial),
+            (2, 1, RunState::Failed),
+            (100, -1, RunState::Partial),
+        ] {
+            let (got, error) = verdict(&counts(failed), threshold);
+            assert_eq!(got, state, "{failed} failed, threshold {threshold}");
+            assert_eq!(error.is_some(), failed > 0);
+        }
+    }
+}
