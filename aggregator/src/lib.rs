@@ -29,6 +29,11 @@ mod tasks;
 mod time;
 mod udaf;
 
+#[cfg(test)]
+mod test_source;
+#[cfg(test)]
+mod test_store;
+
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::AggregatorError;
 pub use options::{OnOffsetGap, Options};

@@ -9,7 +9,7 @@ use crate::plan_expr::RowExpressions;
 use crate::series::SeriesCache;
 use crate::shared::{Shared, patiently};
 use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::{filter, prep_null_mask_filter};
+use arrow::compute::filter;
 use fleetscore_schemas::codes::DeadLetterCode;
 use fleetscore_schemas::delta;
 use fleetscore_schemas::reading::ReadingBatch;
@@ -138,7 +138,7 @@ pub async fn replay_dead_letters(
 /// The batch with the marked readings alone.
 fn without(mut batch: ReadingBatch, keep: &[bool]) -> Result<ReadingBatch, arrow::error::ArrowError> {
     use arrow::array::AsArray;
-    let mask = prep_null_mask_filter(&BooleanArray::from(keep.to_vec()));
+    let mask = BooleanArray::from(keep.to_vec());
     let r = &mut batch.readings;
     r.series = filter(&r.series, &mask)?.as_primitive().clone();
     r.ts = filter(&r.ts, &mask)?.as_primitive().clone();

@@ -1,7 +1,7 @@
 //! From a decoder's keys to ids in the store.
 
 use fleetscore_schemas::{SeriesId, SeriesName};
-use fleetscore_state::admit::{REFUSED_SERIES, UNKNOWN_SERIES};
+use fleetscore_state::admit::{REFUSED_SERIES, UNKNOWN_SERIES, any_unknown};
 use std::collections::HashMap;
 
 /// What is known of series, per decoder.
@@ -61,6 +61,9 @@ impl Keys {
         keys: &[u32],
         may_count: impl Fn(usize) -> bool,
     ) -> Result<(Vec<u32>, Vec<SeriesName>), String> {
+        if !any_unknown(keys, &self.ids) {
+            return Ok((Vec::new(), Vec::new()));
+        }
         let is_unknown = |key: u32| self.ids.get(key as usize).is_none_or(|id| *id == UNKNOWN_SERIES);
         let mut unknown: Vec<u32> = keys
             .iter()

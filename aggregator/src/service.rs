@@ -31,8 +31,6 @@ const PUBLISH_US: i64 = 100_000;
 const BATCHES_IN_A_ROW: usize = 8;
 /// How long the source may take to leave the group.
 const LEAVE: Duration = Duration::from_secs(5);
-/// How often retention is looked at.
-const RETENTION_US: i64 = 60_000_000;
 
 /// An aggregator, ready to run.
 pub struct Service {
@@ -78,15 +76,21 @@ impl Service {
     /// whatever the source refuses), an internal error, or [`AggregatorError::ShutdownTimeout`]. Nothing is lost by
     /// any of them: what is not stored is read again. A store that does not answer is waited for.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AggregatorError> {
-        tokio::select! {
-            result = pin_settings(&*self.store, &self.shared, &self.options) => result?,
-            () = shutdown.cancelled() => {
-                self.source.command(Command::Stop);
-                return Ok(());
-            }
-        }
+        let (store, shared, options) =
+            (Arc::clone(&self.store), Arc::clone(&self.shared), Arc::clone(&self.options));
         let mut running = Running::new(self);
-        let result = running.run(&shutdown).await;
+        let pinned = tokio::select! {
+            result = pin_settings(&*store, &shared, &options) => result.map(|()| true),
+            () = shutdown.cancelled() => Ok(false),
+        };
+        let result = match pinned {
+            Ok(true) => running.run(&shutdown).await,
+            Ok(false) => {
+                running.source.command(Command::Stop);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        };
         if result.is_err() {
             running.source.command(Command::Stop);
         }
@@ -98,7 +102,7 @@ impl Service {
     }
 }
 
-/// Not a method: a source need not be `Sync`, and a reference to the service over an await would ask for it.
+/// A function of its own: the service, with its source, is not `Sync` and must not be borrowed over an await.
 async fn pin_settings(store: &dyn Store, shared: &Shared, options: &Options) -> Result<(), AggregatorError> {
     let readiness = options.readiness();
     patiently(shared, "settings", || store.pin_panes(&options.panes))
@@ -458,7 +462,7 @@ impl Running {
     fn look_at_retention(&mut self) {
         let now = self.clock.mono_us();
         if self.options.retention_us.is_some() && now >= self.retention_due_us && !self.jobs.is_retaining() {
-            self.retention_due_us = now + RETENTION_US;
+            self.retention_due_us = now + self.options.owner_ttl_us; // as often as readiness may change by liveness
             self.jobs.find_floor();
         }
     }

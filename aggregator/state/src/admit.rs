@@ -127,6 +127,12 @@ pub const fn split_key(key: u64) -> (i64, u32) {
     ((key >> 32) as i64, key as u32)
 }
 
+/// Whether any of these keys has no id yet: the quick look before a batch, nearly always false.
+pub fn any_unknown(keys: &[u32], ids: &[u32]) -> bool {
+    // Over all keys without an early end, so that the loop is a gather and an OR.
+    keys.iter().fold(false, |any, key| any | ids.get(*key as usize).is_none_or(|id| *id == UNKNOWN_SERIES))
+}
+
 /// Judges readings one after the other, in offset order, each against the watermark that those before it have raised:
 /// skew, lateness, floor, expressions, series. Dead letters do not raise the watermark, filtered rows do.
 ///
@@ -266,6 +272,13 @@ mod tests {
         admit(rows, &rules(), &mut tide, &mut out);
         assert_eq!(out.refused, [(0, Refusal::SeriesLimit), (1, Refusal::SeriesLimit)]);
         assert_eq!(tide.greatest, Some(60_000_000));
+    }
+
+    #[test]
+    fn unknown_ids_are_noticed() {
+        assert!(!any_unknown(&[0, 1, 0], &[7, REFUSED_SERIES]));
+        assert!(any_unknown(&[0, 1, 0], &[7, UNKNOWN_SERIES]));
+        assert!(any_unknown(&[2], &[7, 8]), "beyond the end");
     }
 
     #[test]
