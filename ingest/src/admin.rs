@@ -2,13 +2,13 @@
 
 use crate::context;
 use crate::error::IngestError;
+use crate::producer::Producer;
 use crate::profile::{Role, client_config};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long the brokers have to make a topic known.
@@ -26,22 +26,12 @@ pub enum Created {
     },
 }
 
-#[derive(Default)]
-struct AdminEvents(Mutex<Option<String>>);
+/// An admin client's errors never surface (the wrapper does not serve its queue): a producer asks first.
+struct AdminEvents;
 
 impl ClientContext for AdminEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         context::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code()
-            && crate::error::is_refusal(code)
-            && let Ok(mut refused) = self.0.lock()
-        {
-            refused.get_or_insert_with(|| format!("{} ({reason})", crate::error::explain(code)));
-        }
-        tracing::debug!("kafka: {error}: {reason}");
     }
 }
 
@@ -58,17 +48,17 @@ pub async fn create_topic(
     partitions: i32,
 ) -> Result<Created, IngestError> {
     let config = client_config(brokers, properties, Role::Admin)?;
+    let producer = Producer::open(brokers, properties, topic)?;
+    blocking(move || producer.connected(TIMEOUT)).await?;
     let client: AdminClient<AdminEvents> =
-        config.create_with_context(AdminEvents::default()).map_err(IngestError::from_creation)?;
+        config.create_with_context(AdminEvents).map_err(IngestError::from_creation)?;
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
     // Replication −1 is the brokers' default.
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
-    let refused =
-        |client: &AdminClient<AdminEvents>| client.inner().context().0.lock().ok().and_then(|r| r.clone());
-    let results = client.create_topics([&new], &options).await.map_err(|e| match refused(&client) {
-        Some(why) => IngestError::Refused(why),
-        None => IngestError::from_client(&format!("creating topic `{topic}`"), &e),
-    })?;
+    let results = client
+        .create_topics([&new], &options)
+        .await
+        .map_err(|e| IngestError::from_client(&format!("creating topic `{topic}`"), &e))?;
     let existed = match results.into_iter().next() {
         Some(Ok(_)) => false,
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => true,
@@ -90,10 +80,14 @@ pub async fn create_topic(
     };
     let wanted = if existed { 1 } else { usize::try_from(partitions).unwrap_or(1) };
     let topic = topic.to_string();
-    let shown = tokio::task::spawn_blocking(move || wait_for(&client, &topic, wanted))
-        .await
-        .map_err(|e| IngestError::Internal(e.to_string()))??;
+    let shown = blocking(move || wait_for(&client, &topic, wanted)).await?;
     Ok(if existed { Created::Existed { partitions: shown } } else { Created::Created })
+}
+
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, IngestError> + Send + 'static,
+) -> Result<T, IngestError> {
+    tokio::task::spawn_blocking(f).await.map_err(|e| IngestError::Internal(e.to_string()))?
 }
 
 fn wait_for(client: &AdminClient<AdminEvents>, topic: &str, wanted: usize) -> Result<usize, IngestError> {

@@ -144,6 +144,15 @@ impl Producer {
     /// # Errors
     /// [`IngestError::Refused`] at once; [`IngestError::Unreachable`] when the time is over.
     pub fn ready(&self, timeout: Duration) -> Result<usize, IngestError> {
+        self.wait(timeout, true)
+    }
+
+    /// Waits until a broker answers at all. Blocks.
+    pub(crate) fn connected(&self, timeout: Duration) -> Result<(), IngestError> {
+        self.wait(timeout, false).map(|_| ())
+    }
+
+    fn wait(&self, timeout: Duration, for_topic: bool) -> Result<usize, IngestError> {
         let until = Instant::now() + timeout;
         loop {
             self.check()?;
@@ -154,6 +163,7 @@ impl Producer {
                     lock(&self.counters.trouble).take();
                     match metadata.topics().first().map(|t| (t.error(), t.partitions().len())) {
                         Some((None, partitions)) if partitions > 0 => return Ok(partitions),
+                        _ if !for_topic => return Ok(0),
                         Some((Some(error), _)) => {
                             let code = RDKafkaErrorCode::from(error);
                             if is_refusal(code) {
