@@ -376,6 +376,13 @@ fn shutdown_stores_the_rest_and_stops() {
     assert!(matches!(out.last(), Some(Action::Finish)));
     assert!(out.iter().any(|a| matches!(a, Action::Tell(Command::Stop))));
     assert!(s.pass(S).is_empty(), "it is over");
+    // A reading ahead of the clock: its watermark moves with the clock, which is no reason to go on for ever.
+    let mut s = Script::running();
+    s.read(0, (WALL - T0) / S + 100);
+    let out = s.step(Event::Shutdown);
+    s.mono += 5 * S;
+    let out = s.commit(cut(&out).expect("the last one"), Outcome::Done);
+    assert!(matches!(out.last(), Some(Action::Finish)), "{out:?}");
     let mut s = Script::running();
     assert!(matches!(s.step(Event::Shutdown).last(), Some(Action::Finish)), "nothing to store");
 }

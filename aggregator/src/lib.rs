@@ -2,7 +2,7 @@
 //!
 //! | module | decides or does |
 //! | --- | --- |
-//! | `core` | who owns what, which batch counts, when a checkpoint is due: pure, `step(event) -> actions` |
+//! | `core`, `events` | who owns what, which batch counts, when a checkpoint is due: pure, `step(event) -> actions` |
 //! | `time` | quietness, closing panes, the floor of retention: pure |
 //! | `judge`, `plan_expr` | what becomes of a batch's readings: filter, value, lateness, skew |
 //! | `plan`, `udaf` | the checkpoint's query over what is pending |
@@ -16,6 +16,7 @@ mod claims;
 mod clock;
 mod core;
 mod error;
+mod events;
 mod judge;
 mod letters;
 mod options;

@@ -15,7 +15,7 @@ use fleetscore_schemas::delta;
 use fleetscore_schemas::reading::ReadingBatch;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_state::{Rules, Tide};
-use fleetscore_store::{Checkpoint, Outcome, Store};
+use fleetscore_store::{Checkpoint, Outcome, Store, StoreError};
 use std::collections::BTreeMap;
 
 /// What became of a replay.
@@ -54,7 +54,6 @@ pub async fn replay_dead_letters(
     }
     let expressions = RowExpressions::plan(&options.panes.filter, &options.panes.value)?;
     let shared = Shared::default();
-    let failed = |e| AggregatorError::store("replaying dead letters", e);
     patiently(&shared, "settings", || store.pin_panes(&options.panes)).await.map_err(failed)?;
     let progress = patiently(&shared, "positions", || store.progress()).await.map_err(failed)?;
     let rules = Rules {
@@ -110,15 +109,25 @@ pub async fn replay_dead_letters(
             None => report.replayed.push(*id),
         }
     }
-    if report.replayed.is_empty() {
-        return Ok(report);
+    if !report.replayed.is_empty() {
+        let mut pending = Pending::default();
+        pending.push(&mut admitted);
+        commit(options, store, &shared, pending, report.replayed.clone()).await?;
     }
-    let mut pending = Pending::default();
-    pending.push(&mut admitted);
+    Ok(report)
+}
+
+async fn commit(
+    options: &Options,
+    store: &dyn Store,
+    shared: &Shared,
+    pending: Pending,
+    replayed: Vec<i64>,
+) -> Result<(), AggregatorError> {
     let deltas = if pending.is_empty() {
         RecordBatch::new_empty(delta::schema())
     } else {
-        Plans::new(rules.grid, 1)?.deltas(pending).await?
+        Plans::new(options.panes.grid(), 1)?.deltas(pending).await?
     };
     let checkpoint = Checkpoint {
         source: String::new(),
@@ -127,12 +136,16 @@ pub async fn replay_dead_letters(
         deltas,
         dead_letters: Vec::new(),
         losses: Vec::new(),
-        replayed: report.replayed.clone(),
+        replayed,
     };
-    match patiently(&shared, "a checkpoint", || store.checkpoint(&checkpoint)).await.map_err(failed)? {
-        Outcome::Done => Ok(report),
+    match patiently(shared, "a checkpoint", || store.checkpoint(&checkpoint)).await.map_err(failed)? {
+        Outcome::Done => Ok(()),
         Outcome::Fenced => Err(AggregatorError::ReplayedMeanwhile),
     }
+}
+
+fn failed(error: StoreError) -> AggregatorError {
+    AggregatorError::store("replaying dead letters", error)
 }
 
 /// The batch with the marked readings alone.
