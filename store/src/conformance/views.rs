@@ -253,7 +253,7 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
         ),
         ("run_tasks", "schedule, interval_start, interval_end, shard, run_id, attempt, worker"),
         ("model_sets", "version, path, active, models, refused, origin, checksum, created_by, created_at"),
-        ("schedules", "schedule, first_interval, covered_until"),
+        ("schedules", "name, first_interval, covered_until"),
         ("loss_events", "source, topic, kafka_partition, from_offset, to_offset, detail, recorded_at"),
     ];
     for (view, columns) in views {
@@ -333,8 +333,8 @@ async fn a_query_reads_and_nothing_else(store: Arc<dyn Store>) {
     needs_sql!(store);
     let mut s = stream(store, 1).await;
     s.commit(&[(0, s.series[0], &[(1, 1.0)])]).await;
-    let result = s.store.query("SELECT 1 AS one, NULL AS nothing, 'ü' AS t, 0.5e0 AS f;").await.unwrap();
-    assert_eq!(result.columns, ["one", "nothing", "t", "f"]);
+    let result = s.store.query("SELECT 1 AS one, NULL AS none_at_all, 'ü' AS t, 0.5e0 AS f;").await.unwrap();
+    assert_eq!(result.columns, ["one", "none_at_all", "t", "f"]);
     assert_eq!(result.rows, [[Cell::Int(1), Cell::Null, Cell::Text("ü".into()), number_half(&result)]]);
     for sql in [
         "DELETE FROM pane_data",

@@ -1,0 +1,365 @@
+-- fleetscore, SQLite, schema version 1. Applied in one transaction.
+-- Names without `_data` are what users query; base tables may change between versions.
+-- Times are integer microseconds since the epoch in tables, and fixed-width RFC 3339 text in views. The views use
+-- nothing but what every sqlite3 of the last years has: no math functions.
+
+CREATE TABLE fleetscore_meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO fleetscore_meta VALUES ('made_by', 'fleetscore'), ('schema_version', '1'), ('last_model_set', '0');
+
+-- One row: how panes are made (NULL until the first aggregator pins them) and what readiness is judged by.
+CREATE TABLE setting_data (
+    one             INTEGER PRIMARY KEY CHECK (one = 1),
+    pane_us         INTEGER,
+    edges           TEXT,
+    filter          TEXT,
+    value           TEXT,
+    ts_unit         TEXT,
+    max_disorder_us INTEGER NOT NULL DEFAULT 10000000,
+    owner_ttl_us    INTEGER NOT NULL DEFAULT 30000000,
+    max_wait_us     INTEGER NOT NULL DEFAULT 600000000
+);
+INSERT INTO setting_data (one) VALUES (1);
+
+-- AUTOINCREMENT: an id is never given twice.
+CREATE TABLE series_data (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    device TEXT NOT NULL,
+    sensor TEXT NOT NULL,
+    UNIQUE (device, sensor)
+);
+
+CREATE TABLE progress_data (
+    source           TEXT NOT NULL,
+    topic            TEXT NOT NULL,
+    kafka_partition  INTEGER NOT NULL,
+    next_offset      INTEGER NOT NULL,
+    end_offset       INTEGER,
+    watermark        INTEGER,
+    quiet_at         INTEGER,
+    floor            INTEGER,
+    epoch            INTEGER NOT NULL DEFAULT 0,
+    owner            TEXT,
+    owner_seen_at    INTEGER,
+    last_broker_time INTEGER,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL,
+    PRIMARY KEY (source, topic, kafka_partition)
+) WITHOUT ROWID;
+
+-- Mergeable partial aggregates. `version` counts the merges; `stddev` is kept because there may be no sqrt() to
+-- compute it when read.
+CREATE TABLE pane_data (
+    pane_start  INTEGER NOT NULL,
+    series_id   INTEGER NOT NULL REFERENCES series_data,
+    count       INTEGER NOT NULL,
+    sum         REAL NOT NULL,
+    m2          REAL NOT NULL,
+    min         REAL NOT NULL,
+    max         REAL NOT NULL,
+    first_ts    INTEGER NOT NULL,
+    first_value REAL NOT NULL,
+    last_ts     INTEGER NOT NULL,
+    last_value  REAL NOT NULL,
+    stddev      REAL,
+    version     INTEGER NOT NULL,
+    PRIMARY KEY (pane_start, series_id)
+) WITHOUT ROWID;
+
+-- A queue without a cursor: the planner deletes what it has dealt with.
+CREATE TABLE changed_pane_data (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    pane_start INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL
+);
+
+CREATE TABLE dead_letter_data (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic           TEXT NOT NULL,
+    kafka_partition INTEGER NOT NULL,
+    kafka_offset    INTEGER NOT NULL,
+    position        INTEGER NOT NULL,
+    code            TEXT NOT NULL,
+    detail          TEXT NOT NULL,
+    payload         BLOB,
+    broker_time     INTEGER,
+    recorded_at     INTEGER NOT NULL,
+    replayed_at     INTEGER,
+    count           INTEGER NOT NULL,
+    last_offset     INTEGER
+);
+
+CREATE TABLE loss_event_data (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    source          TEXT NOT NULL,
+    topic           TEXT NOT NULL,
+    kafka_partition INTEGER NOT NULL,
+    from_offset     INTEGER NOT NULL,
+    to_offset       INTEGER NOT NULL,
+    detail          TEXT NOT NULL,
+    recorded_at     INTEGER NOT NULL
+);
+
+CREATE TABLE schedule_data (
+    name             TEXT PRIMARY KEY,
+    window_us        INTEGER NOT NULL,
+    hop_us           INTEGER NOT NULL,
+    features         TEXT NOT NULL, -- names, separated by commas
+    catch_up         TEXT NOT NULL,
+    max_age_us       INTEGER,
+    rescore_delay_us INTEGER NOT NULL,
+    republish_gap_us INTEGER NOT NULL,
+    revision         INTEGER NOT NULL DEFAULT 0,
+    first_interval   INTEGER,
+    covered_until    INTEGER,
+    has_view         INTEGER NOT NULL DEFAULT 0,
+    created_at       INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE run_data (
+    run_id         TEXT PRIMARY KEY,
+    schedule       TEXT NOT NULL,
+    interval_start INTEGER NOT NULL,
+    interval_end   INTEGER NOT NULL,
+    state          TEXT NOT NULL,
+    cause          TEXT NOT NULL,
+    model_set      INTEGER,
+    scored         INTEGER NOT NULL DEFAULT 0,
+    anomalies      INTEGER NOT NULL DEFAULT 0,
+    no_data        INTEGER NOT NULL DEFAULT 0,
+    no_model       INTEGER NOT NULL DEFAULT 0,
+    model_error    INTEGER NOT NULL DEFAULT 0,
+    input_invalid  INTEGER NOT NULL DEFAULT 0,
+    attempt        INTEGER NOT NULL DEFAULT 0,
+    opened_at      INTEGER NOT NULL,
+    started_at     INTEGER,
+    finished_at    INTEGER,
+    error          TEXT,
+    note           TEXT, -- what was known when it was opened; shown as the error where there is none
+    data_only      INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+-- An interval has one open run per schedule.
+CREATE UNIQUE INDEX run_data_open ON run_data (schedule, interval_start) WHERE state IN ('waiting', 'running');
+CREATE INDEX run_data_interval ON run_data (schedule, interval_start);
+CREATE INDEX run_data_newest ON run_data (interval_start);
+
+-- One row per interval and shard for all of its runs: `attempt` only rises, and is the fence of every commit.
+-- `state` is `waiting`, `open` or `done`, as its present run is; an open one with an unexpired lease is being worked on.
+CREATE TABLE run_task_data (
+    schedule       TEXT NOT NULL,
+    interval_start INTEGER NOT NULL,
+    shard          INTEGER NOT NULL,
+    interval_end   INTEGER NOT NULL,
+    run_id         TEXT NOT NULL,
+    state          TEXT NOT NULL,
+    attempt        INTEGER NOT NULL DEFAULT 0,
+    worker         TEXT,
+    lease_until    INTEGER,
+    opened_at      INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL,
+    PRIMARY KEY (schedule, interval_start, shard)
+) WITHOUT ROWID;
+-- In the order in which tasks are claimed.
+CREATE INDEX run_task_data_open ON run_task_data (opened_at, interval_start, schedule, shard) WHERE state = 'open';
+CREATE INDEX run_task_data_run ON run_task_data (run_id);
+
+CREATE TABLE prediction_data (
+    schedule       TEXT NOT NULL,
+    window_start   INTEGER NOT NULL,
+    series_id      INTEGER NOT NULL REFERENCES series_data,
+    window_end     INTEGER NOT NULL,
+    value          REAL,
+    prediction     INTEGER,
+    decision       REAL,
+    status         TEXT NOT NULL,
+    model_set      INTEGER,
+    model          TEXT,
+    window_version INTEGER NOT NULL,
+    normal_range   TEXT,
+    run_id         TEXT NOT NULL,
+    scored_at      INTEGER NOT NULL,
+    PRIMARY KEY (schedule, window_start, series_id)
+) WITHOUT ROWID;
+CREATE INDEX prediction_data_anomaly ON prediction_data (window_start) WHERE prediction = 1;
+
+CREATE TABLE publication_data (
+    schedule         TEXT NOT NULL,
+    interval_start   INTEGER NOT NULL,
+    interval_end     INTEGER NOT NULL,
+    change           INTEGER NOT NULL,
+    published_change INTEGER NOT NULL DEFAULT 0,
+    published_at     INTEGER,
+    fence            INTEGER NOT NULL DEFAULT 0,
+    worker           TEXT,
+    lease_until      INTEGER,
+    PRIMARY KEY (schedule, interval_start)
+) WITHOUT ROWID;
+CREATE INDEX publication_data_due ON publication_data (interval_start, schedule) WHERE change > published_change;
+
+CREATE TABLE model_set_data (
+    version      INTEGER PRIMARY KEY,
+    path         TEXT NOT NULL,
+    models       INTEGER NOT NULL,
+    refused      INTEGER NOT NULL,
+    origin       TEXT NOT NULL,
+    checksum     TEXT NOT NULL,
+    trained_from INTEGER,
+    trained_to   INTEGER,
+    created_by   TEXT NOT NULL,
+    created_at   INTEGER NOT NULL
+);
+-- The active set is that of the newest activation that was not undone; a rollback undoes one.
+CREATE TABLE model_set_activation_data (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    version      INTEGER NOT NULL REFERENCES model_set_data,
+    activated_at INTEGER NOT NULL,
+    undone_at    INTEGER
+);
+
+-- One row, in microseconds: an interval is ready if it ends at or before `until`. Per partition: the watermark has
+-- passed the end, or the partition is quiet, or its owner has been silent for too long. No partitions: NULL.
+CREATE VIEW ready_until AS
+SELECT min(CASE
+        WHEN n.now - coalesce(p.owner_seen_at, p.created_at) > s.max_wait_us THEN 9000000000000000000
+        ELSE max(
+            coalesce(p.watermark - (s.edges = 'end'), -9000000000000000000),
+            coalesce(CASE WHEN n.now - p.owner_seen_at <= s.owner_ttl_us THEN p.quiet_at - s.max_disorder_us END,
+                -9000000000000000000))
+    END) AS until
+FROM progress_data p CROSS JOIN setting_data s
+    CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now) n;
+
+-- Panes and windows start at whole seconds.
+CREATE VIEW windows AS
+SELECT strftime('%Y-%m-%dT%H:%M:%S.000000Z', p.pane_start / 1000000, 'unixepoch') AS window_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', (p.pane_start + (SELECT pane_us FROM setting_data)) / 1000000, 'unixepoch')
+        AS window_end,
+    n.device, n.sensor, p.count AS readings, p.sum, p.sum / p.count AS mean, p.stddev, p.min, p.max,
+    p.first_value AS first, p.last_value AS last, p.version,
+    coalesce(p.pane_start + (SELECT pane_us FROM setting_data) <= (SELECT until FROM ready_until), 0) AS ready
+FROM pane_data p JOIN series_data n ON n.id = p.series_id
+WHERE p.pane_start >= (SELECT coalesce(max(floor), 0) FROM progress_data);
+
+-- The version of the window now: one look-up by key per pane of the window, never a range over all series.
+CREATE VIEW predictions AS
+SELECT p.schedule,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', p.window_start / 1000000, 'unixepoch') AS window_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', p.window_end / 1000000, 'unixepoch') AS window_end,
+    n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model, p.window_version,
+    p.window_start >= (SELECT coalesce(max(floor), 0) FROM progress_data) AND p.window_version <> CASE
+        WHEN p.window_end - p.window_start = (SELECT pane_us FROM setting_data)
+        THEN coalesce((SELECT d.version FROM pane_data d
+            WHERE d.pane_start = p.window_start AND d.series_id = p.series_id), 0)
+        ELSE (
+            WITH RECURSIVE pane(start) AS (
+                SELECT p.window_start
+                UNION ALL
+                SELECT start + (SELECT pane_us FROM setting_data) FROM pane
+                WHERE start + (SELECT pane_us FROM setting_data) < p.window_end)
+            SELECT coalesce(sum(d.version), 0)
+            FROM pane CROSS JOIN pane_data d ON d.pane_start = pane.start AND d.series_id = p.series_id)
+        END AS stale,
+    p.run_id,
+    strftime('%Y-%m-%dT%H:%M:%S', p.scored_at / 1000000, 'unixepoch') || printf('.%06dZ', p.scored_at % 1000000)
+        AS scored_at,
+    p.normal_range
+FROM prediction_data p JOIN series_data n ON n.id = p.series_id;
+
+CREATE VIEW anomalies AS SELECT * FROM predictions WHERE prediction = 1;
+
+CREATE VIEW dead_letters AS
+SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload,
+    strftime('%Y-%m-%dT%H:%M:%S', broker_time / 1000000, 'unixepoch') || printf('.%06dZ', broker_time % 1000000)
+        AS broker_time,
+    strftime('%Y-%m-%dT%H:%M:%S', recorded_at / 1000000, 'unixepoch') || printf('.%06dZ', recorded_at % 1000000)
+        AS recorded_at,
+    strftime('%Y-%m-%dT%H:%M:%S', replayed_at / 1000000, 'unixepoch') || printf('.%06dZ', replayed_at % 1000000)
+        AS replayed_at,
+    count, last_offset
+FROM dead_letter_data;
+
+CREATE VIEW loss_events AS
+SELECT id, topic, kafka_partition, from_offset, to_offset, detail,
+    strftime('%Y-%m-%dT%H:%M:%S', recorded_at / 1000000, 'unixepoch') || printf('.%06dZ', recorded_at % 1000000)
+        AS recorded_at,
+    source
+FROM loss_event_data;
+
+CREATE VIEW progress AS
+SELECT source, topic, kafka_partition, next_offset, end_offset,
+    strftime('%Y-%m-%dT%H:%M:%S', watermark / 1000000, 'unixepoch') || printf('.%06dZ', watermark % 1000000)
+        AS watermark,
+    owner,
+    strftime('%Y-%m-%dT%H:%M:%S', owner_seen_at / 1000000, 'unixepoch') || printf('.%06dZ', owner_seen_at % 1000000)
+        AS owner_seen_at,
+    strftime('%Y-%m-%dT%H:%M:%S', updated_at / 1000000, 'unixepoch') || printf('.%06dZ', updated_at % 1000000)
+        AS updated_at,
+    strftime('%Y-%m-%dT%H:%M:%S', quiet_at / 1000000, 'unixepoch') || printf('.%06dZ', quiet_at % 1000000) AS quiet_at,
+    strftime('%Y-%m-%dT%H:%M:%S', floor / 1000000, 'unixepoch') || printf('.%06dZ', floor % 1000000) AS floor,
+    epoch,
+    strftime('%Y-%m-%dT%H:%M:%S', last_broker_time / 1000000, 'unixepoch')
+        || printf('.%06dZ', last_broker_time % 1000000) AS last_broker_time,
+    strftime('%Y-%m-%dT%H:%M:%S', created_at / 1000000, 'unixepoch') || printf('.%06dZ', created_at % 1000000)
+        AS created_at
+FROM progress_data;
+
+CREATE VIEW schedules AS
+SELECT name, window_us / 1000000.0 AS window_s, hop_us / 1000000.0 AS hop_s, features, catch_up,
+    max_age_us / 1000000.0 AS max_age_s, rescore_delay_us / 1000000.0 AS rescore_delay_s,
+    republish_gap_us / 1000000.0 AS republish_gap_s, revision,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', first_interval / 1000000, 'unixepoch') AS first_interval,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', covered_until / 1000000, 'unixepoch') AS covered_until,
+    strftime('%Y-%m-%dT%H:%M:%S', created_at / 1000000, 'unixepoch') || printf('.%06dZ', created_at % 1000000)
+        AS created_at
+FROM schedule_data;
+
+CREATE VIEW runs AS
+SELECT run_id, schedule,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_start / 1000000, 'unixepoch') AS interval_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_end / 1000000, 'unixepoch') AS interval_end,
+    state, cause, model_set, scored, anomalies, no_data, no_model, model_error, input_invalid, attempt,
+    strftime('%Y-%m-%dT%H:%M:%S', started_at / 1000000, 'unixepoch') || printf('.%06dZ', started_at % 1000000)
+        AS started_at,
+    strftime('%Y-%m-%dT%H:%M:%S', finished_at / 1000000, 'unixepoch') || printf('.%06dZ', finished_at % 1000000)
+        AS finished_at,
+    coalesce(error, note) AS error, data_only,
+    strftime('%Y-%m-%dT%H:%M:%S', opened_at / 1000000, 'unixepoch') || printf('.%06dZ', opened_at % 1000000)
+        AS opened_at
+FROM run_data;
+
+CREATE VIEW run_tasks AS
+SELECT schedule,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_start / 1000000, 'unixepoch') AS interval_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_end / 1000000, 'unixepoch') AS interval_end,
+    shard, run_id, state, attempt, worker,
+    strftime('%Y-%m-%dT%H:%M:%S', lease_until / 1000000, 'unixepoch') || printf('.%06dZ', lease_until % 1000000)
+        AS lease_until,
+    strftime('%Y-%m-%dT%H:%M:%S', updated_at / 1000000, 'unixepoch') || printf('.%06dZ', updated_at % 1000000)
+        AS updated_at
+FROM run_task_data;
+
+CREATE VIEW publications AS
+SELECT schedule,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_start / 1000000, 'unixepoch') AS interval_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_end / 1000000, 'unixepoch') AS interval_end,
+    change > published_change AS due,
+    strftime('%Y-%m-%dT%H:%M:%S', published_at / 1000000, 'unixepoch') || printf('.%06dZ', published_at % 1000000)
+        AS published_at,
+    fence, worker,
+    strftime('%Y-%m-%dT%H:%M:%S', lease_until / 1000000, 'unixepoch') || printf('.%06dZ', lease_until % 1000000)
+        AS lease_until
+FROM publication_data;
+
+CREATE VIEW model_sets AS
+SELECT m.version, m.path,
+    m.version IS (SELECT a.version FROM model_set_activation_data a
+        WHERE a.undone_at IS NULL ORDER BY a.id DESC LIMIT 1) AS active,
+    m.models, m.refused, m.origin, m.checksum,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', m.trained_from / 1000000, 'unixepoch') AS trained_from,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', m.trained_to / 1000000, 'unixepoch') AS trained_to,
+    m.created_by,
+    strftime('%Y-%m-%dT%H:%M:%S', m.created_at / 1000000, 'unixepoch') || printf('.%06dZ', m.created_at % 1000000)
+        AS created_at
+FROM model_set_data m;

@@ -1,0 +1,277 @@
+//! The store in a SQLite file: one writer on a thread of its own, readers beside it, several processes on one file.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `connect` | connections, the writer's queue, what SQLite's errors mean |
+//! | `migrate` | the schema, and the views of schedules |
+//! | `stream` | positions, claims, series, dead letters, retention |
+//! | `merge` | the checkpoint |
+//! | `plan` | schedules, runs, tasks |
+//! | `read` | windows, merged from panes |
+//! | `score` | predictions and their publication |
+//! | `registry` | model sets |
+//! | `query` | a user's statement |
+
+mod connect;
+mod merge;
+mod migrate;
+mod plan;
+mod query;
+mod read;
+mod registry;
+mod score;
+mod stream;
+
+use crate::{
+    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, ModelSetRow,
+    Outcome, PaneSettings, Plan, PredictionCommit, Progress, Publication, QueryResult, ReadinessSettings,
+    Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreKind, Task, TaskClaim,
+};
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use connect::{Readers, Writer};
+use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use fleetscore_schemas::{SeriesId, SeriesName};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The store in a SQLite file.
+///
+/// Several processes may open the same file. One that finds another's transaction in its way waits for it, and says
+/// [`crate::StoreError::Contended`] when that takes too long.
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Writer,
+    readers: Arc<Readers>,
+}
+
+impl SqliteStore {
+    /// Opens the file, and creates it with its folder where it is missing. The schema is [`Store::migrate`]'s business.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::Setting`] naming `store` where the path cannot be used or is not a SQLite database.
+    pub fn open(path: &Path) -> Result<SqliteStore> {
+        connect::create_folder(path)?;
+        let writer = Writer::start(path)?;
+        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(Readers::new(path)) })
+    }
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The store's clock is the machine's: all processes on one file share it.
+fn clock() -> Timestamp {
+    Timestamp::from(chrono::Utc::now())
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Sqlite
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        self.writer.run(migrate::migrate).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid> {
+        self.readers.run(migrate::store_id).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(clock())
+    }
+
+    async fn pin_panes(&self, settings: &PaneSettings) -> Result<()> {
+        let settings = settings.clone();
+        self.writer.commit(move |tx| migrate::pin_panes(tx, &settings)).await
+    }
+
+    async fn pane_settings(&self) -> Result<Option<PaneSettings>> {
+        self.readers.run(migrate::pane_settings).await
+    }
+
+    async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()> {
+        let settings = *settings;
+        self.writer.commit(move |tx| migrate::put_readiness(tx, &settings)).await
+    }
+
+    async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        let (source, partitions) = (source.to_owned(), partitions.to_vec());
+        self.writer.commit(move |tx| stream::add_partitions(tx, &source, &partitions, clock())).await
+    }
+
+    async fn progress(&self) -> Result<Progress> {
+        self.readers.run(|conn| Ok(Progress { now: clock(), rows: stream::progress(conn)? })).await
+    }
+
+    async fn claim(&self, source: &str, owner: &str, partitions: &[TopicPartition]) -> Result<Vec<Claim>> {
+        let (source, owner, partitions) = (source.to_owned(), owner.to_owned(), partitions.to_vec());
+        self.writer.commit(move |tx| stream::claim(tx, &source, &owner, &partitions, clock())).await
+    }
+
+    async fn heartbeat(&self, source: &str, owner: &str, beats: &[Heartbeat]) -> Result<Outcome> {
+        let (source, owner, beats) = (source.to_owned(), owner.to_owned(), beats.to_vec());
+        self.writer.fenced(move |tx| stream::heartbeat(tx, &source, &owner, &beats, clock())).await
+    }
+
+    async fn intern(&self, names: &[SeriesName], max_series: u32) -> Result<Vec<Option<SeriesId>>> {
+        let known = self.lookup(names).await?;
+        if known.iter().all(Option::is_some) {
+            return Ok(known);
+        }
+        let names = names.to_vec();
+        self.writer.commit(move |tx| stream::intern(tx, &names, max_series)).await
+    }
+
+    async fn lookup(&self, names: &[SeriesName]) -> Result<Vec<Option<SeriesId>>> {
+        let names = names.to_vec();
+        self.readers.run(move |conn| stream::lookup(conn, &names)).await
+    }
+
+    async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>> {
+        self.readers.run(stream::series).await
+    }
+
+    async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
+        let checkpoint = checkpoint.clone(); // columns are shared, not copied
+        self.writer.fenced(move |tx| merge::checkpoint(tx, &checkpoint, clock())).await
+    }
+
+    async fn retain_from(&self, floor: Timestamp) -> Result<u64> {
+        stream::retain_from(&self.writer, floor).await
+    }
+
+    async fn pane_range(&self) -> Result<Option<(Timestamp, Timestamp)>> {
+        self.readers.run(read::pane_range).await
+    }
+
+    async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
+        let filter = filter.clone();
+        self.readers.run(move |conn| stream::dead_letters(conn, &filter)).await
+    }
+
+    async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {
+        let spec = spec.clone();
+        self.writer.commit(move |tx| plan::put_schedule(tx, &spec, clock())).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<ScheduleRow>> {
+        self.readers.run(plan::schedules).await
+    }
+
+    async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>> {
+        self.readers.run(move |conn| plan::changed_panes(conn, limit)).await
+    }
+
+    async fn plan(&self, plan: &Plan) -> Result<Outcome> {
+        let plan = plan.clone();
+        self.writer.fenced(move |tx| plan::plan(tx, &plan, clock())).await
+    }
+
+    async fn stale_series(&self, schedule: &str, interval: Interval) -> Result<u64> {
+        let schedule = schedule.to_owned();
+        self.readers.run(move |conn| score::stale_series(conn, &schedule, interval)).await
+    }
+
+    async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
+        let filter = filter.clone();
+        self.readers.run(move |conn| plan::runs(conn, &filter)).await
+    }
+
+    async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>> {
+        let claim = claim.clone();
+        // Most askers find nothing: they do not queue for the writer.
+        let due = claim.clone();
+        if !self.readers.run(move |conn| plan::is_due(conn, &due, clock())).await? {
+            return Ok(None);
+        }
+        self.writer.commit(move |tx| plan::claim_task(tx, &claim, clock())).await
+    }
+
+    async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
+        let task = task.clone();
+        self.writer.fenced(move |tx| plan::renew_task(tx, &task, lease_us, clock())).await
+    }
+
+    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
+        Ok(read::windows(self.readers.clone(), interval))
+    }
+
+    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
+        let rows = crate::batch::prediction_rows(&commit.predictions)?;
+        let commit = PredictionCommit { predictions: Vec::new(), ..commit.clone() };
+        self.writer.fenced(move |tx| score::commit_predictions(tx, &commit, &rows, clock())).await
+    }
+
+    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
+        let (task, error) = (task.clone(), error.to_owned());
+        self.writer.fenced(move |tx| plan::fail_task(tx, &task, &error, give_up, clock())).await
+    }
+
+    async fn cancel_run(&self, run_id: Uuid) -> Result<bool> {
+        self.writer.commit(move |tx| plan::cancel_run(tx, run_id, clock())).await
+    }
+
+    async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
+        let worker = worker.to_owned();
+        if !self.readers.run(|conn| score::is_due(conn, clock())).await? {
+            return Ok(None);
+        }
+        self.writer.commit(move |tx| score::claim_publication(tx, &worker, lease_us, clock())).await
+    }
+
+    async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
+        let publication = publication.clone();
+        self.readers.run(move |conn| score::confirm_publication(conn, &publication)).await
+    }
+
+    async fn raise_publication(&self, publication: &Publication, above: i64) -> Result<Option<Publication>> {
+        let publication = publication.clone();
+        self.writer.commit(move |tx| score::raise_publication(tx, &publication, above)).await
+    }
+
+    async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
+        let publication = publication.clone();
+        self.writer.fenced(move |tx| score::finish_publication(tx, &publication, clock())).await
+    }
+
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+        let schedule = schedule.to_owned();
+        self.readers.run(move |conn| score::predictions(conn, &schedule, interval)).await
+    }
+
+    async fn reserve_model_set(&self) -> Result<i64> {
+        self.writer.durable(registry::reserve).await
+    }
+
+    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
+        let set = set.clone();
+        self.writer.durable(move |tx| registry::add(tx, &set, activate, clock())).await
+    }
+
+    async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
+        self.readers.run(registry::list).await
+    }
+
+    async fn activate_model_set(&self, version: i64) -> Result<()> {
+        self.writer.durable(move |tx| registry::activate(tx, version, clock())).await
+    }
+
+    async fn rollback_model_set(&self) -> Result<Option<i64>> {
+        self.writer.durable(|tx| registry::rollback(tx, clock())).await
+    }
+
+    async fn query(&self, sql: &str) -> Result<QueryResult> {
+        query::query(&self.path, sql).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

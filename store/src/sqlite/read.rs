@@ -1,0 +1,74 @@
+//! Windows as they are read for scoring: merged from panes, streamed in the order of their series.
+
+use super::connect::Readers;
+use super::merge::{PARTIAL, partial};
+use super::stream::{floor, time};
+use crate::batch::WindowBuilder;
+use crate::{BatchStream, Result, StoreError};
+use arrow::array::RecordBatch;
+use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::delta::Partial;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use futures::StreamExt;
+use rusqlite::Connection;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Rows of a batch.
+const BATCH: usize = 16_384;
+
+pub(super) fn pane_range(conn: &Connection) -> Result<Option<(Timestamp, Timestamp)>> {
+    // Two look-ups at the ends of the key; one min() and max() would read all of it.
+    let sql = "SELECT (SELECT min(pane_start) FROM pane_data), (SELECT max(pane_start) FROM pane_data)";
+    let (oldest, newest) = conn.prepare_cached(sql)?.query_row([], |r| Ok((time(r, 0)?, time(r, 1)?)))?;
+    Ok(oldest.zip(newest))
+}
+
+/// Reads on the blocking pool, a batch or two ahead of the consumer; ends when the consumer is gone.
+pub(super) fn windows(readers: Arc<Readers>, interval: Interval) -> BatchStream<'static> {
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        let result = readers.snapshot(|conn| send_windows(conn, interval, &sender));
+        if let Err(e) = result {
+            let _ = sender.blocking_send(Err(e)); // nobody may be listening any more
+        }
+    });
+    futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
+        .boxed()
+}
+
+type Batches = mpsc::Sender<Result<RecordBatch, StoreError>>;
+
+fn send_windows(conn: &Connection, interval: Interval, to: &Batches) -> Result<()> {
+    if floor(conn)?.is_some_and(|floor| interval.start < floor) {
+        return Ok(()); // half a window would be a wrong one
+    }
+    let mut builder = WindowBuilder::default();
+    let mut window: Option<(SeriesId, i64, Partial)> = None;
+    // In the order of the key where it is one pane; several are sorted by SQLite, on disk where they are many.
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT series_id, version, {PARTIAL} FROM pane_data
+         WHERE pane_start >= ?1 AND pane_start < ?2 ORDER BY series_id, pane_start"
+    ))?;
+    let mut rows = select.query([interval.start.0, interval.end.0])?;
+    while let Some(row) = rows.next()? {
+        let (series, version, next) = (row.get(0)?, row.get::<_, i64>(1)?, partial(row, 2)?);
+        window = Some(match window {
+            Some((id, versions, merged)) if id == series => (id, versions + version, merged.merge(&next)),
+            before => {
+                if let Some((id, versions, merged)) = before {
+                    builder.push(id, versions, &merged);
+                }
+                if builder.len() == BATCH && to.blocking_send(builder.finish()).is_err() {
+                    return Ok(());
+                }
+                (series, version, next)
+            }
+        });
+    }
+    if let Some((id, versions, merged)) = window {
+        builder.push(id, versions, &merged);
+        let _ = to.blocking_send(builder.finish()); // nobody may be listening any more
+    }
+    Ok(())
+}

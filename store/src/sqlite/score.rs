@@ -1,0 +1,303 @@
+//! Predictions and their publication.
+
+use super::plan::{interval as interval_at, parsed, set_task};
+use super::stream::floor;
+use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow};
+use crate::{Outcome, PredictionCommit, Publication, Result};
+use arrow::array::RecordBatch;
+use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::time::{Interval, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+/// Compares the present versions of an interval with those its predictions were made from, series by series; both
+/// sides come in the order of their keys. 0 where the interval crosses the floor: its predictions are frozen.
+pub(super) fn stale_series(conn: &Connection, schedule: &str, interval: Interval) -> Result<u64> {
+    if floor(conn)?.is_some_and(|floor| interval.start < floor) {
+        return Ok(0);
+    }
+    let version = |r: &Row<'_>| Ok((r.get::<_, SeriesId>(0)?, r.get::<_, i64>(1)?));
+    let present: Vec<(SeriesId, i64)> = conn
+        .prepare_cached(
+            "SELECT series_id, sum(version) FROM pane_data WHERE pane_start >= ?1 AND pane_start < ?2
+             GROUP BY series_id ORDER BY series_id",
+        )?
+        .query_map([interval.start.0, interval.end.0], version)?
+        .collect::<rusqlite::Result<_>>()?;
+    let scored: Vec<(SeriesId, i64)> = conn
+        .prepare_cached(
+            "SELECT series_id, window_version FROM prediction_data WHERE schedule = ?1 AND window_start = ?2
+             ORDER BY series_id",
+        )?
+        .query_map(params![schedule, interval.start.0], version)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(differences(&present, &scored))
+}
+
+/// Number of keys whose values differ; a missing one counts as 0. Both sides ascend.
+fn differences(a: &[(SeriesId, i64)], b: &[(SeriesId, i64)]) -> u64 {
+    let (mut i, mut j, mut different) = (0, 0, 0);
+    while i < a.len() || j < b.len() {
+        let (left, right) = (a.get(i), b.get(j));
+        let key = left.into_iter().chain(right).map(|x| x.0).min();
+        let take = |side: Option<&(SeriesId, i64)>| side.filter(|x| Some(x.0) == key).map(|x| x.1);
+        let (x, y) = (take(left), take(right));
+        i += usize::from(x.is_some());
+        j += usize::from(y.is_some());
+        different += u64::from(x.unwrap_or(0) != y.unwrap_or(0));
+    }
+    different
+}
+
+/// A stored prediction with what it was made by.
+#[derive(Debug, PartialEq)]
+struct Stored {
+    row: PredictionRow,
+    model_set: Option<i64>,
+    window_end: i64,
+}
+
+fn stored(r: &Row<'_>) -> rusqlite::Result<Stored> {
+    let row = PredictionRow {
+        series: r.get(0)?,
+        value: r.get(1)?,
+        prediction: r.get(2)?,
+        decision: r.get(3)?,
+        status: parsed(r, 4)?,
+        model: r.get(5)?,
+        window_version: r.get(6)?,
+        normal_range: r.get(7)?,
+    };
+    Ok(Stored { row, model_set: r.get(8)?, window_end: r.get(9)? })
+}
+
+pub(super) fn commit_predictions(
+    tx: &Transaction<'_>,
+    commit: &PredictionCommit,
+    rows: &[PredictionRow],
+    now: Timestamp,
+) -> Result<Outcome> {
+    let task = &commit.task;
+    if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
+        return Ok(Outcome::Fenced);
+    }
+    if replace(tx, commit, rows, now)? {
+        tx.prepare_cached(
+            "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
+             ON CONFLICT DO UPDATE SET change = change + 1",
+        )?
+        .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
+    }
+    let c = &commit.counts;
+    tx.prepare_cached(
+        "UPDATE run_data SET state = ?2, error = ?3, finished_at = ?4, scored = ?5, anomalies = ?6, no_data = ?7,
+             no_model = ?8, model_error = ?9, input_invalid = ?10
+         WHERE run_id = ?1",
+    )?
+    .execute(params![
+        task.run_id.to_string(),
+        commit.state.as_str(),
+        commit.error,
+        now.0,
+        c.scored,
+        c.anomalies,
+        c.no_data,
+        c.no_model,
+        c.model_error,
+        c.input_invalid,
+    ])?;
+    Ok(Outcome::Done)
+}
+
+/// Makes the interval's predictions these; whether any row changed. Rows that would not change are not written.
+fn replace(
+    tx: &Transaction<'_>,
+    commit: &PredictionCommit,
+    rows: &[PredictionRow],
+    now: Timestamp,
+) -> Result<bool> {
+    let task = &commit.task;
+    let start = task.interval.start.0;
+    let before: Vec<Stored> = tx
+        .prepare_cached(
+            "SELECT series_id, value, prediction, decision, status, model, window_version, normal_range, model_set,
+                    window_end
+             FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 ORDER BY series_id",
+        )?
+        .query_map(params![task.schedule, start], stored)?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut delete = tx.prepare_cached(
+        "DELETE FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?3",
+    )?;
+    let mut put = tx.prepare_cached(
+        "INSERT OR REPLACE INTO prediction_data (schedule, window_start, series_id, window_end, value, prediction,
+             decision, status, model_set, model, window_version, normal_range, run_id, scored_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?;
+    let run_id = task.run_id.to_string();
+    let mut changed = false;
+    let mut old = before.iter().peekable();
+    for row in rows {
+        while let Some(gone) = old.next_if(|o| o.row.series < row.series) {
+            delete.execute(params![task.schedule, start, gone.row.series])?;
+            changed = true;
+        }
+        let same = old.next_if(|o| o.row.series == row.series).is_some_and(|o| {
+            o.row == *row && o.model_set == Some(task.model_set) && o.window_end == task.interval.end.0
+        });
+        if same {
+            continue;
+        }
+        changed = true;
+        put.execute(params![
+            task.schedule,
+            start,
+            row.series,
+            task.interval.end.0,
+            row.value,
+            row.prediction,
+            row.decision,
+            row.status.as_str(),
+            task.model_set,
+            row.model,
+            row.window_version,
+            row.normal_range,
+            run_id,
+            now.0,
+        ])?;
+    }
+    for gone in old {
+        delete.execute(params![task.schedule, start, gone.row.series])?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    // Text compares byte by byte: the same order in every store.
+    let mut select = conn.prepare_cached(
+        "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
+                p.window_version, p.run_id, p.scored_at
+         FROM prediction_data p JOIN series_data n ON n.id = p.series_id
+         WHERE p.schedule = ?1 AND p.window_start = ?2 ORDER BY n.device, n.sensor",
+    )?;
+    let mut rows = select.query(params![schedule, interval.start.0])?;
+    let mut builder = PublishedBuilder::new(schedule, interval.start);
+    let mut any = false;
+    while let Some(r) = rows.next()? {
+        any = true;
+        let text = |column| r.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+        builder.push(&PublishedRow {
+            window_end: Timestamp(r.get(0)?),
+            device: text(1)?,
+            sensor: text(2)?,
+            value: r.get(3)?,
+            prediction: r.get(4)?,
+            decision: r.get(5)?,
+            status: text(6)?,
+            model_set: r.get(7)?,
+            model: r.get_ref(8)?.as_str_or_null().map_err(rusqlite::Error::from)?,
+            window_version: r.get(9)?,
+            run_id: text(10)?,
+            scored_at: Timestamp(r.get(11)?),
+        });
+    }
+    if any { Ok(vec![builder.finish()?]) } else { Ok(Vec::new()) }
+}
+
+// --- publication ----------------------------------------------------------------------------------------------------
+
+/// The oldest interval that may be claimed.
+fn due(conn: &Connection, now: Timestamp) -> Result<Option<(String, i64)>> {
+    let mut select = conn.prepare_cached(
+        "SELECT p.schedule, p.interval_start
+         FROM publication_data p LEFT JOIN schedule_data s ON s.name = p.schedule
+         WHERE p.change > p.published_change AND (p.lease_until IS NULL OR p.lease_until <= ?1)
+           AND (p.published_at IS NULL OR p.published_at + coalesce(s.republish_gap_us, 0) <= ?1)
+         ORDER BY p.interval_start, p.schedule LIMIT 1",
+    )?;
+    Ok(select.query_row([now.0], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
+}
+
+/// Whether there is anything to publish.
+pub(super) fn is_due(conn: &Connection, now: Timestamp) -> Result<bool> {
+    Ok(due(conn, now)?.is_some())
+}
+
+pub(super) fn claim_publication(
+    tx: &Transaction<'_>,
+    worker: &str,
+    lease_us: i64,
+    now: Timestamp,
+) -> Result<Option<Publication>> {
+    let Some((schedule, start)) = due(tx, now)? else { return Ok(None) };
+    let publication = tx
+        .prepare_cached(
+            "UPDATE publication_data SET fence = fence + 1, worker = ?3, lease_until = ?4
+             WHERE schedule = ?1 AND interval_start = ?2 RETURNING interval_start, interval_end, fence, change",
+        )?
+        .query_row(params![schedule, start, worker, now.plus_us(lease_us).0], |r| {
+            Ok(Publication {
+                interval: interval_at(r, 0)?,
+                fence: r.get(2)?,
+                change: r.get(3)?,
+                worker: worker.to_owned(),
+                schedule: schedule.clone(),
+            })
+        })?;
+    Ok(Some(publication))
+}
+
+pub(super) fn confirm_publication(conn: &Connection, p: &Publication) -> Result<Outcome> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM publication_data
+                   WHERE schedule = ?1 AND interval_start = ?2 AND fence = ?3)";
+    let ours: bool = conn
+        .prepare_cached(sql)?
+        .query_row(params![p.schedule, p.interval.start.0, p.fence], |r| r.get(0))?;
+    Ok(if ours { Outcome::Done } else { Outcome::Fenced })
+}
+
+pub(super) fn raise_publication(
+    tx: &Transaction<'_>,
+    p: &Publication,
+    above: i64,
+) -> Result<Option<Publication>> {
+    let fence = tx
+        .query_row(
+            "UPDATE publication_data SET fence = max(fence, ?4) + 1
+             WHERE schedule = ?1 AND interval_start = ?2 AND fence = ?3 RETURNING fence",
+            params![p.schedule, p.interval.start.0, p.fence, above],
+            |r| r.get(0),
+        )
+        .optional()?;
+    Ok(fence.map(|fence| Publication { fence, ..p.clone() }))
+}
+
+pub(super) fn finish_publication(tx: &Transaction<'_>, p: &Publication, now: Timestamp) -> Result<Outcome> {
+    let written = tx.execute(
+        "UPDATE publication_data SET published_change = max(published_change, ?4), published_at = ?5, worker = NULL,
+             lease_until = NULL
+         WHERE schedule = ?1 AND interval_start = ?2 AND fence = ?3",
+        params![p.schedule, p.interval.start.0, p.fence, p.change, now.0],
+    )?;
+    Ok(if written == 1 { Outcome::Done } else { Outcome::Fenced })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::differences;
+
+    #[test]
+    fn keys_of_one_side_count_unless_they_are_zero() {
+        for (a, b, wanted) in [
+            (&[][..], &[][..], 0),
+            (&[(1, 1), (2, 2)], &[(1, 1), (2, 2)], 0),
+            (&[(1, 1), (2, 3)], &[(1, 1), (2, 2)], 1),
+            (&[(1, 1), (3, 1)], &[(2, 0), (3, 1)], 1),
+            (&[(2, 1)], &[(1, 1), (3, 4)], 3),
+            (&[], &[(1, 0), (2, 0)], 0),
+            (&[(5, 1), (6, 1)], &[], 2),
+        ] {
+            assert_eq!(differences(a, b), wanted, "{a:?} {b:?}");
+        }
+    }
+}
