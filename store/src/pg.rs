@@ -1,4 +1,0 @@
-//! The store in PostgreSQL.
-/// The store in PostgreSQL.
-#[derive(Debug)]
-pub struct PgStore;

@@ -1,0 +1,58 @@
+//! Leases on publications.
+
+use super::PgStore;
+use super::types::{RowExt, Us};
+use crate::{Outcome, Publication, Result};
+use fleetscore_schemas::time::Interval;
+
+pub(super) async fn claim(store: &PgStore, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
+    let sql = "UPDATE publication_data p SET fence = p.fence + 1, worker = $1,
+            lease_until = clock_timestamp() + $2::bigint * interval '1 microsecond'
+        FROM (
+            SELECT d.schedule, d.interval_start FROM publication_data d LEFT JOIN schedule_data s ON s.name = d.schedule
+            WHERE d.change > d.published_change
+                AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+                AND (d.published_at IS NULL OR d.published_at
+                    + coalesce(s.republish_gap_us, 0) * interval '1 microsecond' <= clock_timestamp())
+            ORDER BY d.interval_start, d.schedule LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+        ) due
+        WHERE p.schedule = due.schedule AND p.interval_start = due.interval_start
+        RETURNING p.schedule, p.interval_start, p.interval_end, p.fence, p.change";
+    let client = store.client().await?;
+    let statement = client.prepare_cached(sql).await?;
+    let Some(row) = client.query_opt(&statement, &[&worker, &lease_us]).await? else { return Ok(None) };
+    Ok(Some(Publication {
+        schedule: row.at(0)?,
+        interval: Interval { start: row.time(1)?, end: row.time(2)? },
+        fence: row.at(3)?,
+        change: row.at(4)?,
+        worker: worker.to_owned(),
+    }))
+}
+
+pub(super) async fn confirm(store: &PgStore, p: &Publication) -> Result<Outcome> {
+    let sql = "SELECT 1 FROM publication_data WHERE schedule = $1 AND interval_start = $2 AND fence = $3";
+    let client = store.client().await?;
+    let statement = client.prepare_cached(sql).await?;
+    let held = client.query_opt(&statement, &[&p.schedule, &Us::from(p.interval.start), &p.fence]).await?;
+    Ok(if held.is_some() { Outcome::Done } else { Outcome::Fenced })
+}
+
+pub(super) async fn raise(store: &PgStore, p: &Publication, above: i64) -> Result<Option<Publication>> {
+    let sql = "UPDATE publication_data SET fence = greatest(fence, $4) + 1
+        WHERE schedule = $1 AND interval_start = $2 AND fence = $3 RETURNING fence";
+    let client = store.client().await?;
+    let row = client.query_opt(sql, &[&p.schedule, &Us::from(p.interval.start), &p.fence, &above]).await?;
+    row.map(|row| Ok(Publication { fence: row.at(0)?, ..p.clone() })).transpose()
+}
+
+pub(super) async fn finish(store: &PgStore, p: &Publication) -> Result<Outcome> {
+    let sql = "UPDATE publication_data SET published_change = greatest(published_change, $4),
+            published_at = clock_timestamp(), lease_until = NULL, worker = NULL
+        WHERE schedule = $1 AND interval_start = $2 AND fence = $3";
+    let client = store.client().await?;
+    let statement = client.prepare_cached(sql).await?;
+    let n =
+        client.execute(&statement, &[&p.schedule, &Us::from(p.interval.start), &p.fence, &p.change]).await?;
+    Ok(if n == 1 { Outcome::Done } else { Outcome::Fenced })
+}
