@@ -227,6 +227,7 @@ impl Planner {
         }
         look.late(self.late);
         look.out.truncated |= facts.changed.len() >= self.log_limit();
+        look.out.more |= look.out.truncated && !look.out.plan.seen.is_empty();
         look.start_waiting();
         if look.asked.is_empty() {
             return Step::Done(look.out);
@@ -285,6 +286,11 @@ impl<'a> Look<'a> {
             Answer::Stale(n) => Some(*n),
             _ => None,
         }
+    }
+
+    /// The floor of retention.
+    fn floor(&self) -> Option<Timestamp> {
+        self.facts.progress.rows.iter().filter_map(|r| r.floor).max()
     }
 
     /// A run of an interval that is ready, fixed to the active model set; waiting where there is none.

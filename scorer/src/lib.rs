@@ -24,6 +24,8 @@ pub mod range;
 pub mod readiness;
 pub mod service;
 mod sets;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use error::ScorerError;

@@ -1,1 +1,221 @@
+use super::*;
+use crate::range::{RangeOptions, run_range_with};
+use crate::testing::*;
+use fleetscore_store::{CatchUp, NewRun, Outcome, Plan, RunFilter, SqliteStore, TaskClaim};
+use std::sync::atomic::AtomicI64;
+use std::time::Instant;
 
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !done().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited too long for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn options(w: &World, worker: &str) -> Options {
+    Options { worker: worker.to_owned(), ..w.shared.options.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_plans_scores_and_publishes_until_it_is_told_to_stop() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let blobs = memory_blobs();
+    let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), blobs.clone(), loader());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    let readings: Vec<_> = (0..20).map(|m| (m, 1, 5.0)).collect();
+    w.send(0, &readings, Some(at(20)), false).await;
+    until("runs that wait", async || w.runs("default").await.len() == 20).await;
+    until("words", async || handle.snapshot().waiting.as_deref() == Some(crate::core::NO_MODEL_SET)).await;
+    w.activate().await;
+    until("20 publications", async || handle.snapshot().publications == 20).await;
+    let s = handle.snapshot();
+    assert_eq!((s.intervals_scored, s.predictions, s.anomalies, s.failed), (20, 80, 0, 0));
+    assert_eq!(*handle.scored().borrow(), 20);
+    assert_eq!(blobs.list("predictions").await.unwrap().len(), 60);
+    // Late data: scored again and published again.
+    w.send(0, &[(3, 1, 500.0)], Some(at(20)), false).await;
+    until("a rescore", async || handle.snapshot().publications == 21).await;
+    assert_eq!(handle.snapshot().anomalies, 1);
+    stop.cancel();
+    let began = Instant::now();
+    running.await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "it stops promptly");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_score_each_interval_once() {
+    let mut w =
+        World::new(&[schedule("default", 1, 1, CatchUp::All), schedule("five", 5, 5, CatchUp::All)], 1).await;
+    w.activate().await;
+    let stop = CancellationToken::new();
+    let mut running = Vec::new();
+    let mut handles = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (service, handle) =
+            Service::with_loader(options(&w, name), w.store.clone(), memory_blobs(), loader());
+        running.push(tokio::spawn(service.run(stop.clone())));
+        handles.push(handle);
+    }
+    let readings: Vec<_> = (0..100).map(|m| (m, 1, 5.0)).collect();
+    w.send(0, &readings, Some(at(100)), false).await;
+    let scored = || handles.iter().map(|h| h.snapshot().intervals_scored).sum::<u64>();
+    until("120 intervals", async || scored() >= 120).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(scored(), 120);
+    assert_eq!(w.store.runs(&RunFilter::default()).await.unwrap().len(), 120);
+    stop.cancel();
+    for r in running {
+        r.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_run_is_given_up_and_does_not_stop_the_others() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.activate().await;
+    // A run of a set that cannot be loaded, one whose loading panics, and then good ones.
+    let poisoned: Loader = Arc::new(|version| match version {
+        98 => panic!("poison"),
+        99 => Box::pin(async {
+            Err(ScorerError::ModelSet { version: 99, message: "a part is damaged".into(), transient: false })
+        }),
+        other => loader()(other),
+    });
+    let open = |m: i64, set| NewRun {
+        run_id: uuid::Uuid::new_v4(),
+        schedule: "default".into(),
+        interval: span(m, m + 1),
+        cause: fleetscore_schemas::status::RunCause::Manual,
+        model_set: Some(set),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![open(-9, 99), open(-8, 98)], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), poisoned);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    w.send(0, &[(0, 1, 1.0), (1, 1, 1.0)], Some(at(2)), false).await;
+    until("all ends", async || handle.snapshot().failed == 2 && handle.snapshot().intervals_scored == 2)
+        .await;
+    let rows =
+        w.store.runs(&RunFilter { states: vec![RunState::Failed], ..RunFilter::default() }).await.unwrap();
+    assert!(rows.iter().all(|r| r.attempt == 3), "{rows:?}");
+    let errors: Vec<_> = rows.iter().filter_map(|r| r.error.as_deref()).collect();
+    assert!(errors[1].contains("a part is damaged") && errors[0].contains("panic"), "{errors:?}");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_does_not_fit_stops_the_start() {
+    let w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let mut wrong = options(&w, "a");
+    wrong.schedules = vec![schedule("default", 2, 2, CatchUp::All)];
+    let (service, _) = Service::with_loader(wrong, w.store.clone(), memory_blobs(), loader());
+    let error = service.run(CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.domain(), Domain::User, "{error}");
+}
+
+fn range(w: &World, from: i64, to: i64) -> RangeOptions {
+    RangeOptions {
+        schedule: "default".into(),
+        from: at(from),
+        to: at(to),
+        model_set: None,
+        dry_run: false,
+        publish: true,
+        scorer: options(w, "job"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_scored_once_and_a_rerun_changes_nothing() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let stop = CancellationToken::new();
+    let blobs = memory_blobs();
+    let go = async |w: &World, o: RangeOptions| {
+        run_range_with(w.store.clone(), blobs.clone(), o, loader(), stop.clone()).await
+    };
+    w.send(0, &[(0, 1, 15.0), (1, 1, 5.0), (7, 1, 5.0), (9, 1, 5.0)], Some(at(8)), false).await;
+    let error = go(&w, range(&w, 0, 10)).await.unwrap_err();
+    assert!(error.to_string().contains("no model set"), "{error}");
+    w.activate().await;
+    let mut unaligned = range(&w, 0, 10);
+    unaligned.from = at(0).plus_us(1);
+    let error = go(&w, unaligned).await.unwrap_err();
+    assert!(error.to_string().starts_with("`from`:") && error.domain() == Domain::User, "{error}");
+    // A dry run says what would be and changes nothing.
+    let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 10) }).await.unwrap();
+    assert_eq!(report.intervals.len(), 3);
+    assert_eq!(report.intervals[0].changes.len(), 4, "no row yet, four then");
+    assert!(w.runs("default").await.is_empty());
+    let report = go(&w, range(&w, 0, 10)).await.unwrap();
+    let of: Vec<_> =
+        report.intervals.iter().map(|i| (i.interval, i.state, i.counts.scored, i.counts.anomalies)).collect();
+    let partial = Some(RunState::Partial);
+    assert_eq!(of, [(span(0, 1), partial, 1, 1), (span(1, 2), partial, 1, 0), (span(7, 8), partial, 1, 0)]);
+    assert_eq!(report.unready.len(), 1);
+    assert!(report.partly() && !report.failed() && report.unready[0].1.contains("watermark"));
+    assert_eq!(blobs.list("predictions").await.unwrap().len(), 9);
+    let before = w.store.predictions("default", span(0, 1)).await.unwrap();
+    go(&w, range(&w, 0, 8)).await.unwrap();
+    assert_eq!(w.store.predictions("default", span(0, 1)).await.unwrap(), before);
+    // Another set: 15 is normal there.
+    let version = w.activate().await;
+    let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 8) }).await.unwrap();
+    let changed: Vec<_> = report.intervals.iter().map(|i| i.changes.len()).collect();
+    assert_eq!(changed, [1, 0, 0]);
+    assert_eq!(report.intervals[0].changes[0].after, Some(("scored".to_owned(), Some(0))));
+    let report = go(&w, RangeOptions { model_set: Some(1), ..range(&w, 0, 8) }).await.unwrap();
+    assert_eq!((report.model_set, version), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_waits_for_an_interval_that_another_worker_scores() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.activate().await;
+    w.send(0, &[(0, 1, 15.0)], Some(at(1)), false).await;
+    w.look().await;
+    let claim = TaskClaim { worker: "other".into(), lease_us: 60_000_000, run_ids: None };
+    let task = w.store.claim_task(&claim).await.unwrap().unwrap();
+    let job = tokio::spawn(run_range_with(
+        w.store.clone(),
+        memory_blobs(),
+        range(&w, 0, 1),
+        loader(),
+        CancellationToken::new(),
+    ));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!job.is_finished());
+    assert_eq!(w.store.fail_task(&task, "enough", true).await.unwrap(), Outcome::Done);
+    let report = job.await.unwrap().unwrap();
+    assert_eq!(report.intervals[0].state, Some(RunState::Partial));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_small_intervals_flow_through_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
+    let clock = Arc::new(AtomicI64::new(0));
+    let mut w = World::on(store, clock, &[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.activate().await;
+    let count = 1000;
+    let readings: Vec<_> = (0..count).flat_map(|m| (1..=4).map(move |s| (m, s, 5.0))).collect();
+    w.send(0, &readings, Some(at(count)), false).await;
+    let mut o = options(&w, "a");
+    o.limits = Limits::default();
+    let blobs = Blobs::open(&folder.path().join("blobs").display().to_string(), &Default::default()).unwrap();
+    let (service, handle) = Service::with_loader(o, w.store.clone(), blobs, loader());
+    let stop = CancellationToken::new();
+    let began = Instant::now();
+    let running = tokio::spawn(service.run(stop.clone()));
+    until("scores", async || handle.snapshot().intervals_scored == count as u64).await;
+    let scored = began.elapsed();
+    until("publications", async || handle.snapshot().publications == count as u64).await;
+    println!("{count} intervals scored in {scored:?}, published in {:?}", began.elapsed());
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}

@@ -17,6 +17,9 @@ pub(crate) async fn probe<S: Store + ?Sized>(
         return Ok(Vec::new());
     };
     let len = settings.interval_us;
+    // A window that crosses the floor of retention reads as empty: probes must not.
+    let floor = store.progress().await?.rows.iter().filter_map(|r| r.floor).max();
+    let oldest = oldest.max(floor.unwrap_or(oldest));
     let (mut low, mut high) = (
         range.start.max(oldest).0.div_ceil_euclid(len),
         range.end.min(newest.plus_us(1)).0.div_ceil_euclid(len),

@@ -21,18 +21,13 @@ impl Look<'_> {
             first: schedule.first_interval,
             moved: Moved::default(),
         };
+        self.leave_to_retention(schedule, &mut way);
         if self.pass_over(schedule, &mut way).is_none() {
             return Moved::default();
         }
         // Windows that end by the horizon hold panes that start before it; nothing starts after the newest pane.
         let end = until.min(newest.plus_us(1));
-        if way.cursor.plus_us(w) > until {
-            if way.cursor <= newest {
-                self.note_waiting(schedule, way.cursor.plus_us(w));
-            }
-            return way.moved;
-        }
-        if way.cursor < end {
+        if way.cursor < end && way.cursor.plus_us(w) <= until {
             let range = Interval { start: way.cursor, end };
             let limit = self.limits.scan;
             let Some(panes) = self.ask_panes(range, false, limit) else { return Moved::default() };
@@ -40,6 +35,9 @@ impl Look<'_> {
                 return Moved::default();
             }
             self.out.more |= panes.len() >= limit && way.moved.covered_until.is_some();
+        }
+        if way.cursor <= newest && way.cursor.plus_us(w) > until {
+            self.note_waiting(schedule, way.cursor.plus_us(w));
         }
         way.moved
     }
@@ -98,6 +96,24 @@ impl Look<'_> {
             way.moved.covered_until = Some(way.cursor);
         }
         Some(())
+    }
+
+    /// Windows that cross the floor of retention are hidden: nothing can be scored there any more.
+    fn leave_to_retention(&mut self, schedule: &ScheduleRow, way: &mut Way) {
+        let (w, h) = (schedule.spec.window_us, schedule.spec.hop_us);
+        let Some(floor) = self.floor().filter(|floor| *floor > way.cursor) else { return };
+        let next = floor_start(schedule, floor.0.saturating_add(h - 1));
+        if way.first.is_some() {
+            let range = Interval { start: way.cursor, end: next.plus_us(w - h) };
+            self.skip(
+                schedule,
+                range,
+                RunCause::CatchUp,
+                "below the floor of retention before it was scored",
+            );
+            way.moved.covered_until = Some(next);
+        }
+        way.cursor = next;
     }
 
     /// What the policy passes over: one row up to the last window with data in it, and the way goes on behind.

@@ -111,6 +111,10 @@ impl Look<'_> {
         since: Timestamp,
         history: &History,
     ) -> Verdict {
+        // Hidden, and its predictions frozen.
+        if self.floor().is_some_and(|floor| interval.start < floor) {
+            return Verdict::Dealt;
+        }
         // Opened in this look for another pane of the window: it is read after that.
         let opened = &self.out.plan.open;
         if opened.iter().any(|r| r.interval == interval && r.schedule == schedule.spec.name) {

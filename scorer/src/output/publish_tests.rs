@@ -1,1 +1,183 @@
+use super::*;
+use crate::testing::*;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Float64Type;
+use fleetscore_schemas::window::published_schema;
+use fleetscore_store::CatchUp;
+use std::collections::BTreeMap;
 
+/// A world with one interval scored and due.
+async fn due() -> (World, Publication) {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.activate().await;
+    w.send(0, &[(0, 1, 12.5), (0, 2, 1.0), (0, 4, 2.0), (0, 5, 0.1 + 0.2)], Some(at(1)), false).await;
+    w.look().await;
+    w.score().await;
+    let publication = w.store.claim_publication("p1", 60_000_000).await.unwrap().unwrap();
+    (w, publication)
+}
+
+const FOLDER: &str = "predictions/schedule=default/interval=20260101T000000Z";
+
+async fn text(blobs: &Blobs, name: &str) -> String {
+    String::from_utf8(blobs.get(&format!("{FOLDER}/{name}")).await.unwrap().to_vec()).unwrap()
+}
+
+fn local() -> (tempfile::TempDir, Blobs) {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(&format!("file://{}", folder.path().display()), &BTreeMap::new()).unwrap();
+    (folder, blobs)
+}
+
+#[tokio::test]
+async fn three_objects_say_the_same() {
+    for (_folder, blobs) in [
+        {
+            let (f, b) = local();
+            (Some(f), b)
+        },
+        (None, memory_blobs()),
+    ] {
+        let (w, publication) = due().await;
+        let done = publish(&*w.store, &blobs, &publication).await.unwrap();
+        assert_eq!(done, Published::Done { fence: 1, rows: 5 });
+        let csv = text(&blobs, CSV).await;
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[0], HEADER_LINE);
+        let cell = |line: usize, column: usize| lines[line].split(',').nth(column).unwrap();
+        let first: Vec<&str> = lines[1].split(',').take(11).collect();
+        let expected = [
+            "2026-01-01 00:00:00.000",
+            "d",
+            "s0001",
+            "12.5",
+            "1",
+            "-2.5",
+            "scored",
+            "1",
+            "model_1",
+            "2026-01-01 00:01:00.000",
+            "1",
+        ];
+        assert_eq!(first, expected);
+        assert_eq!((cell(3, 3), cell(3, 4), cell(3, 5), cell(3, 6)), ("", "", "", "no_data"));
+        assert_eq!((cell(4, 6), cell(5, 6), cell(5, 8)), ("model_error", "no_model", ""));
+        assert_eq!(cell(5, 3), "0.30000000000000004", "as many digits as it needs");
+
+        let parquet = blobs.get(&format!("{FOLDER}/{PARQUET}")).await.unwrap();
+        let reader =
+            ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(parquet.clone());
+        let batches: Vec<RecordBatch> = reader.unwrap().build().unwrap().map(Result::unwrap).collect();
+        assert_eq!(batches[0].schema().fields(), published_schema().fields());
+        assert_eq!(batches[0].column(7).as_primitive::<Float64Type>().value(0), -2.5);
+
+        let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
+        assert_eq!((success.fence, success.counts.rows, success.counts.anomalies), (1, 5, 1));
+        assert_eq!(
+            (success.model_sets, success.interval_start.as_str()),
+            (vec![1], "2026-01-01T00:00:00.000000Z")
+        );
+        for object in &success.objects {
+            let bytes = blobs.get(&format!("{FOLDER}/{}", object.name)).await.unwrap();
+            assert_eq!(object.size, bytes.len() as u64);
+            let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(object.sha256, sum);
+        }
+        assert!(w.store.claim_publication("p1", 1).await.unwrap().is_none(), "nothing is due any more");
+    }
+}
+
+const HEADER_LINE: &str = "TS,Device,Sensor,Val,Prediction,decision,status,model_set,model,window_end,\
+                           window_version,run_id,scored_at";
+
+#[tokio::test]
+async fn a_republished_interval_is_replaced_whole_and_the_same_rows_give_the_same_bytes() {
+    for (_folder, blobs) in [
+        {
+            let (f, b) = local();
+            (Some(f), b)
+        },
+        (None, memory_blobs()),
+    ] {
+        let (mut w, publication) = due().await;
+        publish(&*w.store, &blobs, &publication).await.unwrap();
+        let before = (text(&blobs, CSV).await, blobs.get(&format!("{FOLDER}/{PARQUET}")).await.unwrap());
+        // A rerun changes nothing, so nothing is due; a late reading does.
+        w.send(0, &[(0, 2, 30.0)], Some(at(1)), false).await;
+        w.look().await;
+        w.score().await;
+        let again = w.store.claim_publication("p2", 60_000_000).await.unwrap().unwrap();
+        assert_eq!(publish(&*w.store, &blobs, &again).await.unwrap(), Published::Done { fence: 2, rows: 5 });
+        let after = text(&blobs, CSV).await;
+        let changed: Vec<_> = before.0.lines().zip(after.lines()).filter(|(a, b)| a != b).collect();
+        assert_eq!(changed.len(), 1, "the other rows keep their run and time");
+        assert!(changed[0].1.contains(",s0002,15.5,1,"), "{changed:?}");
+        // The same again under a later fence.
+        let raised = w.store.raise_publication(&again, 7).await.unwrap().unwrap();
+        let bytes = blobs.get(&format!("{FOLDER}/{PARQUET}")).await.unwrap();
+        assert_ne!(bytes, before.1);
+        publish(&*w.store, &blobs, &raised).await.unwrap();
+        assert_eq!(text(&blobs, CSV).await, after);
+        assert_eq!(blobs.get(&format!("{FOLDER}/{PARQUET}")).await.unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn an_overtaken_publisher_writes_nothing() {
+    for (_folder, blobs) in [
+        {
+            let (f, b) = local();
+            (Some(f), b)
+        },
+        (None, memory_blobs()),
+    ] {
+        let (w, old) = due().await;
+        let new = w.store.raise_publication(&old, 0).await.unwrap().unwrap();
+        assert_eq!(publish(&*w.store, &blobs, &old).await.unwrap(), Published::Fenced);
+        assert!(blobs.list("predictions").await.unwrap().iter().all(|o| o.name.ends_with("lock")));
+        assert!(matches!(publish(&*w.store, &blobs, &new).await.unwrap(), Published::Done { .. }));
+        assert_eq!(publish(&*w.store, &blobs, &old).await.unwrap(), Published::Fenced);
+    }
+}
+
+#[tokio::test]
+async fn a_put_on_a_version_that_has_moved_does_not_happen() {
+    // Between the confirmation and the put another publisher takes over and puts: emulated by a store that lets it
+    // happen inside `confirm_publication`.
+    let (w, old) = due().await;
+    let blobs = memory_blobs();
+    publish(&*w.store, &blobs, &old).await.unwrap();
+    let name = format!("{FOLDER}/{CSV}");
+    let path = blobs.path(&name);
+    let read = version(&blobs, &name, &path).await.unwrap().unwrap();
+    blobs.store.put(&path, "newer".into()).await.unwrap();
+    let put = blobs.store.put_opts(&path, "older".into(), PutOptions::from(PutMode::Update(read))).await;
+    assert!(matches!(put, Err(ObjectError::Precondition { .. })), "{put:?}");
+    assert_eq!(text(&blobs, CSV).await, "newer");
+}
+
+#[tokio::test]
+async fn a_higher_fence_in_the_folder_raises_ours() {
+    let (w, publication) = due().await;
+    let blobs = memory_blobs();
+    let mut found = encode("default", publication.interval, 41, &[]).unwrap();
+    let (name, bytes) = found.objects.pop().unwrap();
+    blobs.put_create(&format!("{FOLDER}/{name}"), bytes).await.unwrap();
+    let done = publish(&*w.store, &blobs, &publication).await.unwrap();
+    assert_eq!(done, Published::Done { fence: 42, rows: 5 });
+    let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
+    assert_eq!(success.fence, 42);
+}
+
+#[tokio::test]
+async fn two_publishers_in_one_folder_leave_one_whole_result() {
+    let (folder, blobs) = local();
+    let (w, first) = due().await;
+    let second = w.store.raise_publication(&first, 0).await.unwrap().unwrap();
+    let (a, b) = tokio::join!(publish(&*w.store, &blobs, &first), publish(&*w.store, &blobs, &second));
+    assert_eq!(a.unwrap(), Published::Fenced);
+    assert_eq!(b.unwrap(), Published::Done { fence: 2, rows: 5 });
+    let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
+    assert_eq!(success.fence, 2);
+    drop(folder);
+}

@@ -11,6 +11,7 @@ super::list![
     an_unknown_partition_is_fenced,
     the_same_checkpoint_counts_once,
     a_floor_above_the_one_judged_by_fences,
+    panes_with_data_are_listed_from_either_end,
     a_watermark_never_falls,
     a_checkpoint_says_what_the_owner_knows,
     each_changed_pane_is_logged_once_per_checkpoint,
@@ -136,6 +137,37 @@ async fn a_floor_above_the_one_judged_by_fences(store: Arc<dyn Store>) {
     checkpoint.advances[0].floor = Some(at(5));
     checkpoint.deltas = deltas(&[(6, s.series[0], &[(1, 1.0)])]);
     assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+}
+
+async fn panes_with_data_are_listed_from_either_end(store: Arc<dyn Store>) {
+    let mut s = stream(store, 1).await;
+    let (a, b) = (s.series[0], s.series[1]);
+    // Decades apart, and two series in one pane.
+    let years = 10 * 365 * 24 * 60;
+    s.commit(&[(0, a, &[(1, 1.0)]), (0, b, &[(1, 1.0)]), (1, b, &[(1, 1.0)]), (7, a, &[(1, 1.0)])]).await;
+    s.commit(&[(years, a, &[(1, 1.0)]), (years + 1, b, &[(1, 1.0)])]).await;
+    let all = [0, 1, 7, years, years + 1].map(at).to_vec();
+    let back: Vec<_> = all.iter().rev().copied().collect();
+    let cases: &[(i64, i64, usize, &[usize])] = &[
+        (0, years + 2, 99, &[0, 1, 2, 3, 4]),
+        (-5, years + 99, 99, &[0, 1, 2, 3, 4]),
+        (1, years + 1, 99, &[1, 2, 3]),
+        (1, years + 1, 2, &[1, 2]),
+        (2, 7, 99, &[]),
+        (8, years, 99, &[]),
+        (7, 7, 99, &[]),
+        (0, 99, 0, &[]),
+    ];
+    for (from, to, limit, found) in cases {
+        let expected: Vec<_> = found.iter().map(|i| all[*i]).collect();
+        let range = span(*from, *to);
+        assert_eq!(s.store.panes(range, false, *limit).await.unwrap(), expected, "{from}..{to}");
+        assert_eq!(crate::panes::probe(&*s.store, range, false, *limit).await.unwrap(), expected, "probed");
+    }
+    let last = span(0, years + 2);
+    assert_eq!(s.store.panes(last, true, 3).await.unwrap(), back[..3]);
+    assert_eq!(s.store.panes(span(0, years), true, 1).await.unwrap(), [at(7)]);
+    assert_eq!(crate::panes::probe(&*s.store, last, true, 9).await.unwrap(), back);
 }
 
 async fn a_watermark_never_falls(store: Arc<dyn Store>) {

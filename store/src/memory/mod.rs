@@ -225,6 +225,19 @@ impl Store for MemoryStore {
         Ok(state.panes.first_key_value().zip(state.panes.last_key_value()).map(|((a, _), (b, _))| (a.0, b.0)))
     }
 
+    async fn panes(&self, range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>> {
+        let state = self.state();
+        let (mut from, mut to) = (range.start, range.end);
+        let mut found = Vec::new();
+        while found.len() < limit && from < to {
+            let mut keys = state.panes.range((from, 0)..(to, 0)).map(|(key, _)| key.0);
+            let Some(pane) = (if newest_first { keys.next_back() } else { keys.next() }) else { break };
+            found.push(pane);
+            if newest_first { to = pane } else { from = pane.plus_us(1) }
+        }
+        Ok(found)
+    }
+
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         Ok(self.state().dead_letters(filter))
     }

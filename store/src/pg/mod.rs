@@ -181,6 +181,10 @@ impl Store for PgStore {
         partitions::pane_range(self).await
     }
 
+    async fn panes(&self, range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>> {
+        partitions::panes(self, range, newest_first, limit).await
+    }
+
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         letters::read(self, filter).await
     }

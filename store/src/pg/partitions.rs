@@ -5,7 +5,7 @@ use super::migrate::{Lock, lock};
 use super::types::{RowExt, Us, literal};
 use crate::{Result, StoreError};
 use chrono::{Datelike, NaiveDate};
-use fleetscore_schemas::time::Timestamp;
+use fleetscore_schemas::time::{Interval, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_postgres::{GenericClient, Transaction};
@@ -206,6 +206,27 @@ pub(super) async fn pane_range(store: &PgStore) -> Result<Option<(Timestamp, Tim
     let client = store.client().await?;
     let row = client.query_one(&client.prepare_cached(&sql).await?, &[]).await?;
     Ok(row.maybe_time(0)?.zip(row.maybe_time(1)?))
+}
+
+pub(super) async fn panes(
+    store: &PgStore,
+    range: Interval,
+    newest_first: bool,
+    limit: usize,
+) -> Result<Vec<Timestamp>> {
+    let order = if newest_first { "DESC" } else { "ASC" };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = format!(
+        "SELECT i.pane_start FROM pane_index_data i
+          WHERE i.pane_start >= $1 AND i.pane_start < $2
+            AND EXISTS (SELECT FROM pane_data p WHERE p.pane_start = i.pane_start)
+          ORDER BY i.pane_start {order} LIMIT $3"
+    );
+    let client = store.client().await?;
+    let rows = client
+        .query(&client.prepare_cached(&sql).await?, &[&Us::from(range.start), &Us::from(range.end), &limit])
+        .await?;
+    rows.iter().map(|row| row.time(0)).collect()
 }
 
 pub(super) async fn retain_from(store: &PgStore, floor: Timestamp) -> Result<u64> {

@@ -152,6 +152,10 @@ impl Store for SqliteStore {
         self.readers.run(read::pane_range).await
     }
 
+    async fn panes(&self, range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>> {
+        self.readers.run(move |conn| read::panes(conn, range, newest_first, limit)).await
+    }
+
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         let filter = filter.clone();
         self.readers.run(move |conn| stream::dead_letters(conn, &filter)).await

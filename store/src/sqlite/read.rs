@@ -24,6 +24,34 @@ pub(super) fn pane_range(conn: &Connection) -> Result<Option<(Timestamp, Timesta
     Ok(oldest.zip(newest))
 }
 
+/// Distinct pane starts by one look-up in the key for each: reading the rows of a pane would cost all its series.
+pub(super) fn panes(
+    conn: &Connection,
+    range: Interval,
+    newest_first: bool,
+    limit: usize,
+) -> Result<Vec<Timestamp>> {
+    let sql = if newest_first {
+        "WITH RECURSIVE p(t) AS (
+            SELECT (SELECT max(pane_start) FROM pane_data WHERE pane_start >= ?1 AND pane_start < ?2)
+            UNION ALL
+            SELECT (SELECT max(pane_start) FROM pane_data WHERE pane_start >= ?1 AND pane_start < p.t)
+            FROM p WHERE p.t IS NOT NULL LIMIT ?3)
+         SELECT t FROM p WHERE t IS NOT NULL"
+    } else {
+        "WITH RECURSIVE p(t) AS (
+            SELECT (SELECT min(pane_start) FROM pane_data WHERE pane_start >= ?1 AND pane_start < ?2)
+            UNION ALL
+            SELECT (SELECT min(pane_start) FROM pane_data WHERE pane_start > p.t AND pane_start < ?2)
+            FROM p WHERE p.t IS NOT NULL LIMIT ?3)
+         SELECT t FROM p WHERE t IS NOT NULL"
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map((range.start.0, range.end.0, limit), |r| Ok(Timestamp(r.get(0)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Reads on the blocking pool, a batch or two ahead of the consumer; ends when the consumer is gone.
 pub(super) fn windows(readers: Arc<Readers>, interval: Interval) -> BatchStream<'static> {
     let (sender, receiver) = mpsc::channel(2);
