@@ -91,6 +91,7 @@ async fn a_service_that_does_not_answer_is_waited_for() {
         ("azure_storage_account_key", "c2VjcmV0"),
         ("azure_storage_endpoint", "http://127.0.0.1:1/devstoreaccount1"),
         ("azure_allow_http", "true"),
+        ("azure_storage_use_emulator", "false"), // whatever the environment says
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
@@ -117,4 +118,33 @@ fn refused_requests_are_told_from_busy_services() {
 fn secrets_are_not_shown() {
     assert_eq!(without_secrets("az://c/p?sig=secret"), "az://c/p");
     assert_eq!(without_secrets("s3://key:secret@b/p"), "s3://key:***@b/p");
+}
+
+/// With FLEETSCORE_TEST_BLOBS, a URL such as `az://container/prefix` whose credentials are in the environment.
+#[tokio::test]
+async fn a_real_service_keeps_the_same_promises() {
+    let Ok(url) = std::env::var("FLEETSCORE_TEST_BLOBS") else {
+        eprintln!("left out: FLEETSCORE_TEST_BLOBS is not set");
+        return;
+    };
+    let blobs = Blobs::open(&format!("{url}/{}", Uuid::new_v4()), &no_options()).unwrap();
+    assert!(blobs.put_create("a/b.parquet", Bytes::from_static(b"one")).await.unwrap());
+    assert!(!blobs.put_create("a/b.parquet", Bytes::from_static(b"two")).await.unwrap());
+    assert_eq!(blobs.get("a/b.parquet").await.unwrap(), "one");
+    assert!(matches!(blobs.get("a/c").await, Err(BlobError::NotFound { .. })));
+    let listed = blobs.list("a").await.unwrap();
+    assert_eq!(listed, [Listed { name: "a/b.parquet".into(), size: 3 }]);
+    let id = Uuid::new_v4();
+    blobs.ensure_identity(id).await.unwrap();
+    blobs.ensure_identity(id).await.unwrap();
+    assert!(matches!(blobs.ensure_identity(Uuid::new_v4()).await, Err(BlobError::Setting { .. })));
+    if url.starts_with("az://") {
+        let absent = Blobs::open("az://no-such-container/x", &no_options()).unwrap();
+        let e = absent.get("x").await.unwrap_err();
+        assert!(matches!(e, BlobError::Setting { .. }), "{e}");
+        let wrong: BTreeMap<String, String> =
+            [("azure_storage_account_key".to_owned(), "c2VjcmV0".to_owned())].into();
+        let e = Blobs::open(&url, &wrong).unwrap().get("x").await.unwrap_err();
+        assert!(matches!(e, BlobError::Setting { .. }), "{e}");
+    }
 }
