@@ -1,2 +1,5 @@
-//! The one binary.
-fn main() {}
+//! The one binary: parses nothing, decides nothing.
+
+fn main() -> std::process::ExitCode {
+    fleetscore::main()
+}

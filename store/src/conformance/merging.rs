@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::*;
 use fleetscore_schemas::delta::{PaneKey, Partial};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 super::list![
     deltas_in_any_order_split_in_any_way_make_the_same_panes,
@@ -12,11 +12,14 @@ super::list![
     many_rows_in_one_checkpoint_are_one_transaction,
 ];
 
+/// A reading with the key of its pane.
+pub(super) type Arriving = (PaneKey, Timestamp, f64);
+
 async fn deltas_in_any_order_split_in_any_way_make_the_same_panes(store: Arc<dyn Store>) {
     let mut s = stream(store, 1).await;
     let mut numbers = Numbers(7);
     // Readings of five series in four panes; few different times, so that ties are common.
-    let readings: Vec<(PaneKey, Timestamp, f64)> = (0..900)
+    let mut arriving: Vec<Arriving> = (0..900)
         .map(|_| {
             let (minute, series) = (numbers.below(4) as i64, s.series[numbers.below(5) as usize]);
             let ts = at(minute).plus_us(numbers.below(40) as i64 * 1_000_000);
@@ -24,19 +27,26 @@ async fn deltas_in_any_order_split_in_any_way_make_the_same_panes(store: Arc<dyn
             ((at(minute), series), ts, value)
         })
         .collect();
-    let mut whole: BTreeMap<PaneKey, Vec<(Timestamp, f64)>> = BTreeMap::new();
-    for (key, ts, value) in &readings {
-        whole.entry(*key).or_default().push((*ts, *value));
-    }
     // They arrive shuffled, cut into checkpoints of random length.
-    let mut arriving = readings;
     for i in (1..arriving.len()).rev() {
         arriving.swap(i, numbers.below(i as u64 + 1) as usize);
     }
-    let mut rest = arriving.as_slice();
+    let cuts: Vec<_> = (0..40).map(|_| 1 + numbers.below(120) as usize).collect();
+    arrive(&mut s, &arriving, &cuts).await;
+}
+
+/// Commits readings in the order in which they arrive, cut into checkpoints of these lengths (the last one takes the
+/// rest), and compares the panes with a direct computation.
+pub(super) async fn arrive(s: &mut Stream, arriving: &[Arriving], cuts: &[usize]) {
+    let mut whole: BTreeMap<PaneKey, Vec<(Timestamp, f64)>> = BTreeMap::new();
+    for (key, ts, value) in arriving {
+        whole.entry(*key).or_default().push((*ts, *value));
+    }
+    let mut rest = arriving;
+    let mut cuts = cuts.iter().copied();
     let mut merges: BTreeMap<PaneKey, i64> = BTreeMap::new();
     while !rest.is_empty() {
-        let (batch, after) = rest.split_at((1 + numbers.below(120) as usize).min(rest.len()));
+        let (batch, after) = rest.split_at(cuts.next().unwrap_or(rest.len()).min(rest.len()));
         rest = after;
         let mut groups: BTreeMap<PaneKey, Partial> = BTreeMap::new();
         for (key, ts, value) in batch {
@@ -49,13 +59,23 @@ async fn deltas_in_any_order_split_in_any_way_make_the_same_panes(store: Arc<dyn
         assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
         s.claims[0].next_offset += 1;
     }
-    for minute in 0..4 {
-        let stored = windows(&*s.store, span(minute, minute + 1)).await;
-        for (key, readings) in whole.iter().filter(|(key, _)| key.0 == at(minute)) {
+    let panes: BTreeSet<Timestamp> = whole.keys().map(|key| key.0).collect();
+    for pane in panes {
+        let stored = windows(&*s.store, Interval::starting(pane, MINUTE)).await;
+        assert_eq!(stored.len(), whole.keys().filter(|key| key.0 == pane).count());
+        for (key, readings) in whole.iter().filter(|(key, _)| key.0 == pane) {
             let window = &stored[&key.1];
             assert_eq!(window.version, merges[key]);
             assert_close(window, readings);
         }
+    }
+    // All of it as one long window, merged when read.
+    let (first, last) = s.store.pane_range().await.unwrap().unwrap();
+    let long = windows(&*s.store, Interval { start: first, end: last.plus_us(MINUTE) }).await;
+    for (series, window) in &long {
+        let of_series = whole.iter().filter(|(key, _)| key.1 == *series);
+        let readings: Vec<_> = of_series.flat_map(|(_, readings)| readings.iter().copied()).collect();
+        assert_close(window, &readings);
     }
 }
 

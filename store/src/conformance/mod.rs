@@ -13,6 +13,8 @@ mod model_sets;
 mod plans;
 mod positions;
 mod predictions;
+#[cfg(test)]
+mod properties;
 mod publication;
 mod retention;
 mod series;

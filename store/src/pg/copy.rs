@@ -138,21 +138,30 @@ pub(super) struct Reader {
     /// Bytes of the present row, dropped when the next one is read.
     used: usize,
     started: bool,
-    /// Held until all is read; dropped last.
-    _client: Object,
+    /// Held until all is read; dropped last. None inside a transaction, which holds it.
+    _client: Option<Object>,
 }
 
 impl Reader {
     pub(super) async fn new(client: Object, select: &str) -> Result<Self> {
         let stream = client.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
-        Ok(Self {
+        Ok(Self::over(stream, Some(client)))
+    }
+
+    pub(super) async fn within(tx: &Transaction<'_>, select: &str) -> Result<Self> {
+        let stream = tx.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
+        Ok(Self::over(stream, None))
+    }
+
+    fn over(stream: CopyOutStream, client: Option<Object>) -> Self {
+        Self {
             stream: Box::pin(stream),
             buf: BytesMut::new(),
             fields: Vec::new(),
             used: 0,
             started: false,
             _client: client,
-        })
+        }
     }
 
     /// Moves to the next row; false at the end.

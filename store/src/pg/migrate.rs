@@ -103,8 +103,8 @@ async fn stored_version(tx: &Transaction<'_>, schema: &str) -> Result<i64> {
     // A table of that name which is not ours may lack the columns: find out without an error.
     let columns: i64 = tx
         .query_one(
-            "SELECT count(*) FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'fleetscore_meta'
-             AND column_name IN ('key', 'value') AND data_type = 'text'",
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = format('%I.fleetscore_meta', $1::text)::regclass
+             AND attname IN ('key', 'value') AND atttypid = 'text'::regtype",
             &[&schema],
         )
         .await?

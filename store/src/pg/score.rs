@@ -176,6 +176,9 @@ async fn end_run(tx: &Transaction<'_>, commit: &PredictionCommit) -> Result<bool
 }
 
 /// Makes the interval's predictions these rows; whether anything changed.
+///
+/// What is stored is read and compared here: a statement that upserts locks, and so rewrites, even the rows it leaves
+/// as they are.
 async fn replace(tx: &mut Transaction<'_>, task: &Task, rows: &[PredictionRow]) -> Result<bool> {
     let start = Us::from(task.interval.start);
     let sql = "SELECT EXISTS (SELECT FROM prediction_data WHERE schedule = $1 AND window_start = $2)";
@@ -185,14 +188,71 @@ async fn replace(tx: &mut Transaction<'_>, task: &Task, rows: &[PredictionRow]) 
         copy_predictions(tx, task, rows).await?;
         return Ok(!rows.is_empty());
     }
-    let series: Vec<i32> = rows.iter().map(|r| series_id(r.series)).collect::<Result<_>>()?;
-    let sql = "DELETE FROM prediction_data p WHERE p.schedule = $1 AND p.window_start = $2
-        AND NOT EXISTS (SELECT FROM unnest($3::integer[]) AS a(id) WHERE a.id = p.series_id)";
-    let mut changed = tx.execute(sql, &[&task.schedule, &start, &series]).await?;
-    for (rows, series) in rows.chunks(UPSERT_ROWS).zip(series.chunks(UPSERT_ROWS)) {
-        changed += upsert(tx, task, rows, series).await?;
+    let Difference { removed, changed } = difference(tx, task, rows).await?;
+    if !removed.is_empty() {
+        let sql =
+            "DELETE FROM prediction_data WHERE schedule = $1 AND window_start = $2 AND series_id = ANY($3)";
+        tx.execute(sql, &[&task.schedule, &start, &removed]).await?;
     }
-    Ok(changed > 0)
+    for rows in changed.chunks(UPSERT_ROWS) {
+        upsert(tx, task, rows).await?;
+    }
+    Ok(!removed.is_empty() || !changed.is_empty())
+}
+
+struct Difference<'a> {
+    /// Series that are stored and no longer there.
+    removed: Vec<i32>,
+    /// Rows that are new, or not as they are stored.
+    changed: Vec<&'a PredictionRow>,
+}
+
+/// Both sides ascend by series.
+async fn difference<'a>(
+    tx: &Transaction<'_>,
+    task: &Task,
+    rows: &'a [PredictionRow],
+) -> Result<Difference<'a>> {
+    let select = format!(
+        "SELECT series_id, value, prediction, decision, status, model, window_version, normal_range, model_set, window_end
+        FROM prediction_data WHERE schedule = {} AND window_start = {} ORDER BY series_id",
+        quoted(&**tx, &task.schedule).await?,
+        literal(task.interval.start)
+    );
+    let mut stored = Reader::within(tx, &select).await?;
+    let mut found = Difference { removed: Vec::new(), changed: Vec::new() };
+    let mut rest = rows.iter().peekable();
+    while stored.next().await? {
+        let id = known(stored.int4(0)?)?;
+        let series = id as SeriesId; // positive as stored
+        while let Some(new) = rest.next_if(|r| r.series < series) {
+            found.changed.push(new);
+        }
+        match rest.next_if(|r| r.series == series) {
+            None => found.removed.push(id),
+            Some(row) if !is_stored(&stored, task, row)? => found.changed.push(row),
+            Some(_) => {}
+        }
+    }
+    found.changed.extend(rest);
+    Ok(found)
+}
+
+fn is_stored(stored: &Reader, task: &Task, row: &PredictionRow) -> Result<bool> {
+    Ok(stored.float8(1)? == row.value
+        && stored.int2(2)? == row.prediction
+        && stored.float8(3)? == row.decision
+        && stored.text(4)? == Some(row.status.as_str())
+        && stored.text(5)? == row.model.as_deref().map(clean).as_deref()
+        && stored.int8(6)? == Some(row.window_version)
+        && stored.text(7)? == row.normal_range.as_deref().map(clean).as_deref()
+        && stored.int8(8)? == Some(task.model_set)
+        && stored.time(9)? == Some(task.interval.end))
+}
+
+/// A text as a literal: COPY takes no parameters.
+async fn quoted(client: &impl tokio_postgres::GenericClient, text: &str) -> Result<String> {
+    client.query_one("SELECT quote_literal($1)", &[&text]).await?.at(0)
 }
 
 async fn copy_predictions(
@@ -227,8 +287,7 @@ async fn copy_predictions(
     Ok(())
 }
 
-/// Writes only rows that differ; the others keep their run and time. Returns how many were written.
-async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[PredictionRow], series: &[i32]) -> Result<u64> {
+async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[&PredictionRow]) -> Result<()> {
     let sql = "INSERT INTO prediction_data AS p (schedule, window_start, window_end, model_set, run_id, series_id, value,
             prediction, decision, status, model, window_version, normal_range)
         SELECT $1, $2, $3, $4, $5, a.* FROM unnest($6::integer[], $7::float8[], $8::smallint[], $9::float8[], $10::text[],
@@ -237,13 +296,10 @@ async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[PredictionRow], serie
             value = excluded.value, prediction = excluded.prediction, decision = excluded.decision,
             status = excluded.status, model_set = excluded.model_set, model = excluded.model,
             window_version = excluded.window_version, normal_range = excluded.normal_range,
-            run_id = excluded.run_id, scored_at = excluded.scored_at
-        WHERE (p.window_end, p.value, p.prediction, p.decision, p.status, p.model_set, p.model, p.window_version,
-                p.normal_range)
-            IS DISTINCT FROM (excluded.window_end, excluded.value, excluded.prediction, excluded.decision,
-                excluded.status, excluded.model_set, excluded.model, excluded.window_version, excluded.normal_range)";
+            run_id = excluded.run_id, scored_at = excluded.scored_at";
     let statement = tx.prepare_cached(sql).await?;
     let (start, end) = (Us::from(task.interval.start), Us::from(task.interval.end));
+    let series: Vec<i32> = rows.iter().map(|r| series_id(r.series)).collect::<Result<_>>()?;
     let values: Vec<Option<f64>> = rows.iter().map(|r| r.value).collect();
     let predictions: Vec<Option<i16>> = rows.iter().map(|r| r.prediction).collect();
     let decisions: Vec<Option<f64>> = rows.iter().map(|r| r.decision).collect();
@@ -252,27 +308,26 @@ async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[PredictionRow], serie
     let versions: Vec<i64> = rows.iter().map(|r| r.window_version).collect();
     let ranges: Vec<Option<Cow<'_, str>>> =
         rows.iter().map(|r| r.normal_range.as_deref().map(clean)).collect();
-    let written = tx
-        .execute(
-            &statement,
-            &[
-                &task.schedule,
-                &start,
-                &end,
-                &task.model_set,
-                &task.run_id,
-                &series,
-                &values,
-                &predictions,
-                &decisions,
-                &statuses,
-                &models,
-                &versions,
-                &ranges,
-            ],
-        )
-        .await?;
-    Ok(written)
+    tx.execute(
+        &statement,
+        &[
+            &task.schedule,
+            &start,
+            &end,
+            &task.model_set,
+            &task.run_id,
+            &series,
+            &values,
+            &predictions,
+            &decisions,
+            &statuses,
+            &models,
+            &versions,
+            &ranges,
+        ],
+    )
+    .await?;
+    Ok(())
 }
 
 pub(super) async fn predictions(
@@ -281,8 +336,7 @@ pub(super) async fn predictions(
     interval: Interval,
 ) -> Result<Vec<RecordBatch>> {
     let client = store.client().await?;
-    // COPY takes no parameters.
-    let quoted: String = client.query_one("SELECT quote_literal($1)", &[&schedule]).await?.at(0)?;
+    let quoted = quoted(&**client, schedule).await?;
     let select = format!(
         "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
             p.window_version, p.run_id::text, p.scored_at

@@ -5,7 +5,7 @@ use crate::{Checkpoint, Outcome, Result};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::delta::{PaneKey, Partial};
 use fleetscore_schemas::time::Timestamp;
-use rusqlite::{Row, Statement, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Statement, Transaction, params};
 use std::collections::BTreeSet;
 
 pub(super) fn checkpoint(tx: &Transaction<'_>, checkpoint: &Checkpoint, now: Timestamp) -> Result<Outcome> {
@@ -113,6 +113,22 @@ fn write(statement: &mut Statement<'_>, (pane, series): PaneKey, p: &Partial) ->
     ])
 }
 
+/// Merges into the stored row, or writes a new one; whether there was one.
+fn update_or_insert(
+    select: &mut Statement<'_>,
+    update: &mut Statement<'_>,
+    insert: &mut Statement<'_>,
+    key: PaneKey,
+    delta: &Partial,
+) -> Result<bool> {
+    let stored = select.query_row(params![key.0.0, key.1], |r| partial(r, 0)).optional()?;
+    match &stored {
+        Some(stored) => write(update, key, &stored.merge(delta))?,
+        None => write(insert, key, delta)?,
+    };
+    Ok(stored.is_some())
+}
+
 /// Nearly every row of a checkpoint is new, so it is inserted first; only where the pane is there already it is read,
 /// merged in Rust (bit by bit as everywhere) and written back. The rows come sorted by the table's key: both go along
 /// the tree.
@@ -133,11 +149,18 @@ fn merge(tx: &Transaction<'_>, deltas: &RecordBatch, now: Timestamp) -> Result<(
     let mut log =
         tx.prepare_cached("INSERT INTO changed_pane_data (pane_start, changed_at) VALUES (?1, ?2)")?;
     let mut logged = None;
+    // Whether the row before was there already: a late pane is late for most of its series.
+    let mut late = false;
     for_each_delta(deltas, |key, delta| {
-        if write(&mut insert, key, delta)? == 0 {
-            let stored = select.query_row(params![key.0.0, key.1], |r| partial(r, 0))?;
-            write(&mut update, key, &stored.merge(delta))?;
-        }
+        late = if late {
+            update_or_insert(&mut select, &mut update, &mut insert, key, delta)?
+        } else {
+            let new = write(&mut insert, key, delta)? == 1;
+            if !new {
+                update_or_insert(&mut select, &mut update, &mut insert, key, delta)?;
+            }
+            !new
+        };
         if logged != Some(key.0) {
             logged = Some(key.0);
             log.execute([key.0.0, now.0])?;

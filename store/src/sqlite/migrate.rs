@@ -13,7 +13,9 @@ const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Creates what is missing, under the file's write lock.
 pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
-    if version(conn)? == Some(KNOWN) {
+    // In one snapshot: another process may be creating the very objects that would look foreign one by one.
+    let found = version(&*conn.unchecked_transaction()?)?;
+    if found == Some(KNOWN) {
         return Ok(());
     }
     // Readers go on while the writer writes. Kept by the file, so it is asked for once, of a file known to be ours.

@@ -1,0 +1,45 @@
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help deps demo build production test unit e2e servers fmt lint clean
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+deps: ## Bring what a build needs beside Rust (or say exactly what to install)
+	@scripts/build-deps.sh
+
+demo: deps ## Run everything in one process: broker, fleet, training, windows, scoring (ARGS="--intervals 5" to pass flags)
+	@$(CARGO) run -- demo $(ARGS)
+
+build: deps ## Build the binary of the default profile: target/debug/fleetscore
+	$(CARGO) build
+
+production: deps ## Build the optimised binary: target/production/fleetscore (about half an hour on two cores)
+	$(CARGO) build --profile production
+
+test: deps unit e2e ## Run all tests; starts a real Kafka, PostgreSQL and Azurite by itself and stops them again
+
+unit: ## Run unit and property tests of all crates (no servers)
+	$(CARGO) test --workspace --lib --bins --examples -q
+	$(CARGO) test --workspace --doc -q
+
+e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to filter)
+	set -a; source target/test-servers.env; set +a; $(CARGO) test --test e2e -- $(ARGS)
+
+servers: ## Fetch the servers the end-to-end tests start
+	@mkdir -p target
+	@tests/setup.sh > target/test-servers.env.new && mv target/test-servers.env.new target/test-servers.env
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+lint: ## Check format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+clean: ## Remove what builds and the demo left
+	$(CARGO) clean
+	rm -rf fleetscore-demo

@@ -1,0 +1,141 @@
+//! One batch: its readings through the expressions and the rules, into memory.
+
+use crate::error::AggregatorError;
+use crate::letters::Letters;
+use crate::plan::Pending;
+use crate::plan_expr::{Evaluated, RowExpressions};
+use crate::series::Keys;
+use fleetscore_schemas::codes::DeadLetterCode;
+use fleetscore_schemas::reading::ReadingBatch;
+use fleetscore_schemas::time::Timestamp;
+use fleetscore_state::{Admitted, Fate, Refusal, Rows, Rules, Tide, admit};
+use std::collections::BTreeMap;
+
+/// A batch whose expressions are evaluated: done once, however long the batch then waits for its series' ids.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) batch: Box<ReadingBatch>,
+    /// `None` where there are no expressions.
+    evaluated: Option<Evaluated>,
+    /// The clock its readings are judged by.
+    pub(crate) clock: Timestamp,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) readings: u64,
+    pub(crate) late: u64,
+    pub(crate) filtered: u64,
+    pub(crate) raised: bool,
+    pub(crate) lowest_pane: Option<i64>,
+    pub(crate) dead: BTreeMap<DeadLetterCode, u64>,
+}
+
+impl Prepared {
+    pub(crate) fn new(
+        batch: Box<ReadingBatch>,
+        expressions: &RowExpressions,
+        keys: &Keys,
+        clock: Timestamp,
+    ) -> Result<Self, AggregatorError> {
+        let readings = &batch.readings;
+        let evaluated = if expressions.is_identity() {
+            None
+        } else {
+            Some(expressions.evaluate(&readings.series, &readings.ts, &readings.value, &keys.names)?)
+        };
+        Ok(Self { batch, evaluated, clock })
+    }
+
+    /// Whether reading `i` may come to count, so that its series needs an id.
+    pub(crate) fn may_count(&self, i: usize, max_future_skew_us: i64) -> bool {
+        let in_time = self.batch.readings.ts.value(i) <= self.clock.plus_us(max_future_skew_us).us();
+        in_time && self.evaluated.as_ref().is_none_or(|e| e.fates[i] == Fate::Keep)
+    }
+
+    fn reason(&self, i: u32) -> String {
+        let reasons = self.evaluated.as_ref().map_or(&[][..], |e| &e.reasons);
+        reasons
+            .binary_search_by_key(&i, |(at, _)| *at)
+            .map_or_else(|_| String::new(), |at| reasons[at].1.clone())
+    }
+
+    /// Judges the readings; the columns of accepted ones are left in `admitted`.
+    pub(crate) fn admit(&self, ids: &[u32], rules: &Rules, tide: &mut Tide) -> Admitted {
+        let readings = &self.batch.readings;
+        let mut admitted = Admitted::default();
+        let rows = Rows {
+            keys: readings.series.values(),
+            ids,
+            ts: readings.ts.values(),
+            values: self.evaluated.as_ref().map_or(readings.value.values(), |e| &e.values),
+            fates: self.evaluated.as_ref().map(|e| e.fates.as_slice()),
+        };
+        admit(rows, rules, tide, &mut admitted);
+        admitted
+    }
+
+    /// Why a reading was refused: the code of its dead letter, and the words for a person.
+    pub(crate) fn explain(&self, i: u32, refusal: Refusal, rules: &Rules) -> (DeadLetterCode, String) {
+        let ts = Timestamp(self.batch.readings.ts.value(i as usize));
+        match refusal {
+            Refusal::FutureSkew => (
+                DeadLetterCode::FutureSkew,
+                format!(
+                    "event time {ts} is ahead of the clock ({}) by more than max_future_skew",
+                    self.clock
+                ),
+            ),
+            Refusal::TooLate(watermark) => (
+                DeadLetterCode::TooLate,
+                format!(
+                    "event time {ts} is behind the watermark ({}) by more than allowed_lateness",
+                    Timestamp(watermark)
+                ),
+            ),
+            Refusal::BelowFloor => (
+                DeadLetterCode::TooLate,
+                format!(
+                    "event time {ts} is below the floor of retention{}",
+                    rules.floor.map_or_else(String::new, |f| format!(" ({})", Timestamp(f)))
+                ),
+            ),
+            Refusal::Expression => (DeadLetterCode::Expression, self.reason(i)),
+            Refusal::SeriesLimit => {
+                (DeadLetterCode::SeriesLimit, "its series would be one more than max_series".to_owned())
+            }
+        }
+    }
+
+    /// Puts accepted readings into `pending`, and everything that was refused into `letters`.
+    pub(crate) fn judge(
+        &self,
+        ids: &[u32],
+        rules: &Rules,
+        tide: &mut Tide,
+        pending: &mut Pending,
+        letters: &mut Letters,
+    ) -> Judged {
+        let mut admitted = self.admit(ids, rules, tide);
+        let mut judged = Judged {
+            readings: admitted.keys.len() as u64,
+            late: admitted.late,
+            filtered: admitted.filtered,
+            raised: admitted.raised,
+            lowest_pane: admitted.lowest_pane,
+            dead: BTreeMap::new(),
+        };
+        for bad in &self.batch.bad {
+            *judged.dead.entry(bad.code).or_default() += 1;
+            letters.push(&self.batch, bad.span, bad.code, bad.detail.clone());
+        }
+        for (i, refusal) in &admitted.refused {
+            let (code, detail) = self.explain(*i, *refusal, rules);
+            *judged.dead.entry(code).or_default() += 1;
+            letters.push(&self.batch, self.batch.readings.spans[*i as usize], code, detail);
+        }
+        pending.push(&mut admitted);
+        judged
+    }
+}

@@ -1,0 +1,310 @@
+//! Judges the readings of a batch in offset order and lays out the accepted ones as columns.
+
+use fleetscore_schemas::time::PaneGrid;
+
+/// How far event time has come in one partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tide {
+    /// No reading at or before this time is expected; `None` before the first reading.
+    pub watermark: Option<i64>,
+    /// The greatest event time that was accepted (or dropped by the filter).
+    pub greatest: Option<i64>,
+}
+
+impl Tide {
+    /// After a claim: the watermark is known, the reading that made it is not.
+    pub fn resumed(watermark: Option<i64>, max_disorder_us: i64) -> Self {
+        Self { watermark, greatest: watermark.map(|w| w.saturating_add(max_disorder_us)) }
+    }
+
+    /// The watermark by this clock: min(greatest event time, clock) − disorder, never lower than it was.
+    #[inline]
+    pub fn at(&mut self, clock: i64, max_disorder_us: i64) -> Option<i64> {
+        if let Some(greatest) = self.greatest {
+            let reached = greatest.min(clock).saturating_sub(max_disorder_us);
+            self.watermark = Some(self.watermark.map_or(reached, |w| w.max(reached)));
+        }
+        self.watermark
+    }
+}
+
+/// What readings are judged by; times in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// The panes.
+    pub grid: PaneGrid,
+    /// The consumer's clock.
+    pub clock: i64,
+    /// How far readings may be out of order.
+    pub max_disorder_us: i64,
+    /// Further ahead of the clock than this is refused.
+    pub max_future_skew_us: i64,
+    /// Further behind the watermark than this is refused; `None` = never.
+    pub allowed_lateness_us: Option<i64>,
+    /// Readings in panes that end at or before this time are refused.
+    pub floor: Option<i64>,
+}
+
+/// Why a reading was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Ahead of the clock.
+    FutureSkew,
+    /// Behind the watermark by more than the allowed lateness; the watermark it was judged by.
+    TooLate(i64),
+    /// Below the floor of retention.
+    BelowFloor,
+    /// The row filter or the value expression gave no admissible result.
+    Expression,
+    /// Its series would be one more than `max_series`.
+    SeriesLimit,
+}
+
+/// What the user's expressions made of one reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fate {
+    /// Passed the filter, with an admissible value.
+    Keep,
+    /// Dropped by the filter.
+    Filtered,
+    /// An expression failed.
+    Failed,
+}
+
+/// The id that stands for a series that was refused.
+pub const REFUSED_SERIES: u32 = u32::MAX;
+
+/// The id that stands for a series whose id was not asked for yet.
+pub const UNKNOWN_SERIES: u32 = u32::MAX - 1;
+
+/// The readings of a batch, in offset order; columns of one length.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The decoder's key of each reading's series.
+    pub keys: &'a [u32],
+    /// Id of the series behind each key; [`REFUSED_SERIES`] where there is none.
+    pub ids: &'a [u32],
+    /// Event times.
+    pub ts: &'a [i64],
+    /// Values after the value expression.
+    pub values: &'a [f64],
+    /// What the expressions said; `None` where there are none.
+    pub fates: Option<&'a [Fate]>,
+}
+
+/// Accepted readings as columns, and the refused ones.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    /// Key of the group: number of the pane << 32 | series.
+    pub keys: Vec<u64>,
+    /// Event times.
+    pub ts: Vec<i64>,
+    /// Values.
+    pub values: Vec<f64>,
+    /// Index of each refused reading, with the reason.
+    pub refused: Vec<(u32, Refusal)>,
+    /// Accepted readings that were behind the watermark.
+    pub late: u64,
+    /// Readings that the filter dropped.
+    pub filtered: u64,
+    /// Whether a reading raised the watermark (or will, once the clock has come so far).
+    pub raised: bool,
+    /// The lowest number of a pane with an accepted reading.
+    pub lowest_pane: Option<i64>,
+}
+
+/// Number of the pane and series in one key: panes of at least a second number below 2³² until 2106, and keys sort by
+/// (pane, series).
+#[inline]
+pub const fn group_key(pane: i64, series: u32) -> u64 {
+    ((pane as u64) << 32) | series as u64
+}
+
+/// The number of the pane and the series of a key.
+#[inline]
+pub const fn split_key(key: u64) -> (i64, u32) {
+    ((key >> 32) as i64, key as u32)
+}
+
+/// Whether any of these keys has no id yet: the quick look before a batch, nearly always false.
+pub fn any_unknown(keys: &[u32], ids: &[u32]) -> bool {
+    // Over all keys without an early end, so that the loop is a gather and an OR.
+    keys.iter().fold(false, |any, key| any | ids.get(*key as usize).is_none_or(|id| *id == UNKNOWN_SERIES))
+}
+
+/// Judges readings one after the other, in offset order, each against the watermark that those before it have raised:
+/// skew, lateness, floor, expressions, series. Dead letters do not raise the watermark, filtered rows do.
+///
+/// Accepted readings are appended to `out`, whose counters are added to.
+///
+/// # Panics
+/// If the columns differ in length, or the id of an acceptable reading is [`UNKNOWN_SERIES`]: the caller's bug.
+pub fn admit(rows: Rows<'_>, rules: &Rules, tide: &mut Tide, out: &mut Admitted) {
+    let n = rows.ts.len();
+    assert!(rows.keys.len() == n && rows.values.len() == n, "columns of one length");
+    assert!(rows.fates.is_none_or(|f| f.len() == n), "columns of one length");
+    let horizon = rules.clock.saturating_add(rules.max_future_skew_us);
+    let lowest_pane = rules.floor.map_or(i64::MIN, |f| f.div_euclid(rules.grid.len_us));
+    tide.at(rules.clock, rules.max_disorder_us);
+    // The pane of the reading before: most readings fall into the same one, and a division costs more than the rest.
+    let (mut pane, mut pane_from, mut pane_to) = (0, 1, 0);
+    for i in 0..n {
+        let ts = rows.ts[i];
+        if ts > horizon {
+            out.refused.push((i as u32, Refusal::FutureSkew));
+            continue;
+        }
+        if let (Some(w), Some(lateness)) = (tide.watermark, rules.allowed_lateness_us)
+            && ts < w.saturating_sub(lateness)
+        {
+            out.refused.push((i as u32, Refusal::TooLate(w)));
+            continue;
+        }
+        if ts < pane_from || ts > pane_to {
+            pane = rules.grid.index_of(ts);
+            let start = pane * rules.grid.len_us;
+            // Both ends are inside whatever the edges are; the boundary itself is computed.
+            (pane_from, pane_to) = (start + 1, start + rules.grid.len_us - 1);
+        }
+        if pane < lowest_pane {
+            out.refused.push((i as u32, Refusal::BelowFloor));
+            continue;
+        }
+        let fate = rows.fates.map_or(Fate::Keep, |f| f[i]);
+        if fate == Fate::Failed {
+            out.refused.push((i as u32, Refusal::Expression));
+            continue;
+        }
+        let id = rows.ids.get(rows.keys[i] as usize).copied().unwrap_or(REFUSED_SERIES);
+        if fate == Fate::Keep && id == REFUSED_SERIES {
+            out.refused.push((i as u32, Refusal::SeriesLimit));
+            continue;
+        }
+        assert!(fate != Fate::Keep || id != UNKNOWN_SERIES, "ids are asked for before readings are judged");
+        let late = tide.watermark.is_some_and(|w| ts < w);
+        if tide.greatest.is_none_or(|g| ts > g) {
+            tide.greatest = Some(ts);
+            tide.at(rules.clock, rules.max_disorder_us);
+            out.raised = true;
+        }
+        if fate == Fate::Filtered {
+            out.filtered += 1;
+            continue;
+        }
+        out.late += u64::from(late);
+        out.lowest_pane = Some(out.lowest_pane.map_or(pane, |p| p.min(pane)));
+        out.keys.push(group_key(pane, id));
+        out.ts.push(ts);
+        out.values.push(rows.values[i]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fleetscore_schemas::time::Edges;
+    use proptest::prelude::*;
+
+    const GRID: PaneGrid = PaneGrid { len_us: 1_000_000, edges: Edges::Start };
+
+    fn rules() -> Rules {
+        Rules {
+            grid: GRID,
+            clock: 100_000_000,
+            max_disorder_us: 2_000_000,
+            max_future_skew_us: 5_000_000,
+            allowed_lateness_us: Some(10_000_000),
+            floor: None,
+        }
+    }
+
+    fn run(ts: &[i64], fates: Option<&[Fate]>, rules: &Rules, tide: &mut Tide) -> Admitted {
+        let mut out = Admitted::default();
+        let keys = vec![0; ts.len()];
+        let values = vec![1.0; ts.len()];
+        admit(Rows { keys: &keys, ids: &[7], ts, values: &values, fates }, rules, tide, &mut out);
+        out
+    }
+
+    #[test]
+    fn each_reading_is_judged_by_those_before_it() {
+        let mut tide = Tide::default();
+        // 50 s sets the watermark to 48 s; 47 s is late, 37 s is too late; before 50 s nothing is late.
+        let out =
+            run(&[20_000_000, 50_000_000, 47_000_000, 37_999_999, 38_000_000], None, &rules(), &mut tide);
+        assert_eq!(out.refused, [(3, Refusal::TooLate(48_000_000))]);
+        assert_eq!((out.keys.len(), out.late), (4, 2));
+        assert_eq!(tide, Tide { watermark: Some(48_000_000), greatest: Some(50_000_000) });
+        // A second look at the same readings: the first is too late now.
+        let out = run(&[20_000_000], None, &rules(), &mut tide);
+        assert_eq!(out.refused, [(0, Refusal::TooLate(48_000_000))]);
+        assert!(!out.raised);
+    }
+
+    #[test]
+    fn the_watermark_waits_for_the_clock() {
+        let mut tide = Tide::default();
+        let out = run(&[104_000_000, 105_000_001], None, &rules(), &mut tide);
+        assert_eq!(out.refused, [(1, Refusal::FutureSkew)], "ahead of the clock by more than the skew");
+        assert_eq!(tide.watermark, Some(98_000_000), "min(104, 100) - 2");
+        assert_eq!(tide.at(103_000_000, 2_000_000), Some(101_000_000));
+        assert_eq!(tide.at(110_000_000, 2_000_000), Some(102_000_000), "no further than the reading");
+        assert_eq!(tide.at(50_000_000, 2_000_000), Some(102_000_000), "never back");
+    }
+
+    #[test]
+    fn filtered_rows_raise_the_watermark_and_dead_letters_do_not() {
+        let mut tide = Tide::default();
+        let out = run(&[60_000_000], Some(&[Fate::Failed]), &rules(), &mut tide);
+        assert_eq!((out.refused.len(), out.raised, tide.watermark), (1, false, None));
+        let out = run(&[60_000_000], Some(&[Fate::Filtered]), &rules(), &mut tide);
+        assert_eq!((out.filtered, out.raised, tide.watermark), (1, true, Some(58_000_000)));
+        assert!(out.keys.is_empty());
+        let mut out = Admitted::default();
+        let rows = Rows {
+            keys: &[0, 3],
+            ids: &[REFUSED_SERIES],
+            ts: &[70_000_000; 2],
+            values: &[1.0; 2],
+            fates: None,
+        };
+        admit(rows, &rules(), &mut tide, &mut out);
+        assert_eq!(out.refused, [(0, Refusal::SeriesLimit), (1, Refusal::SeriesLimit)]);
+        assert_eq!(tide.greatest, Some(60_000_000));
+    }
+
+    #[test]
+    fn unknown_ids_are_noticed() {
+        assert!(!any_unknown(&[0, 1, 0], &[7, REFUSED_SERIES]));
+        assert!(any_unknown(&[0, 1, 0], &[7, UNKNOWN_SERIES]));
+        assert!(any_unknown(&[2], &[7, 8]), "beyond the end");
+    }
+
+    #[test]
+    fn the_floor_cuts_whole_panes() {
+        for (edges, first_kept) in [(Edges::Start, 30_000_000), (Edges::End, 30_000_001)] {
+            let rules = Rules { grid: PaneGrid { edges, ..GRID }, floor: Some(30_000_000), ..rules() };
+            let out = run(&[first_kept - 1, first_kept], None, &rules, &mut Tide::default());
+            assert_eq!(out.refused, [(0, Refusal::BelowFloor)], "{edges:?}");
+            assert_eq!(out.lowest_pane, Some(30), "{edges:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_hold_the_pane_of_each_reading(
+            ts in prop::collection::vec(prop_oneof![0i64..5_000_000, (0i64..5).prop_map(|s| s * 1_000_000)], 1..50),
+            end in any::<bool>(),
+        ) {
+            let edges = if end { Edges::End } else { Edges::Start };
+            let ts: Vec<i64> = ts.iter().map(|t| t + 90_000_000).collect();
+            let rules = Rules { grid: PaneGrid { edges, ..GRID }, allowed_lateness_us: None, ..rules() };
+            let out = run(&ts, None, &rules, &mut Tide::default());
+            prop_assert_eq!(out.keys.len(), ts.len());
+            for (key, ts) in out.keys.iter().zip(&ts) {
+                prop_assert_eq!(split_key(*key), (rules.grid.index_of(*ts), 7));
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The decoder: what it keeps between batches, and the columns it fills.
+
+use crate::names::Names;
+use crate::options::DecodeOptions;
+use crate::record::{Keys, Record, Slot, Text};
+use crate::scan::Scanner;
+use crate::time::Dates;
+use arrow::array::{Float64Array, TimestampMicrosecondArray, UInt32Array};
+use fleetscore_schemas::SeriesName;
+use fleetscore_schemas::reading::{BadRecord, Messages, ReadingBatch, ReadingColumns, Span, TopicPartition};
+use fleetscore_schemas::time::Timestamp;
+
+/// Turns messages into readings.
+///
+/// It keeps the series it has met: their keys are dense and keep their meaning as long as the decoder lives.
+/// Everything else is forgotten from one message to the next; no input leaves a decoder in a bad state.
+#[derive(Debug)]
+pub struct Decoder {
+    id: u32,
+    pub(crate) options: DecodeOptions,
+    pub(crate) keys: Keys,
+    pub(crate) names: Names,
+    pub(crate) dates: Dates,
+    pub(crate) scanner: Scanner,
+    pub(crate) record: Record,
+    pub(crate) out: Output,
+}
+
+/// The columns of the batch in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    series: Vec<u32>,
+    ts: Vec<i64>,
+    value: Vec<f64>,
+    spans: Vec<Span>,
+    pub(crate) bad: Vec<BadRecord>,
+    pub(crate) new_series: Vec<(u32, SeriesName)>,
+}
+
+impl Output {
+    #[inline(always)]
+    pub(crate) fn push(&mut self, series: u32, ts: i64, value: f64, span: Span) {
+        self.series.push(series);
+        self.ts.push(ts);
+        self.value.push(value);
+        self.spans.push(span);
+    }
+
+    /// How far it is, to go back to.
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.spans.len(), self.bad.len())
+    }
+
+    /// Takes back what came after a mark. New series stay: their keys are given.
+    pub(crate) fn rewind(&mut self, (readings, bad): (usize, usize)) {
+        self.series.truncate(readings);
+        self.ts.truncate(readings);
+        self.value.truncate(readings);
+        self.spans.truncate(readings);
+        self.bad.truncate(bad);
+    }
+
+    fn reserve(&mut self, readings: usize) {
+        self.series.reserve(readings);
+        self.ts.reserve(readings);
+        self.value.reserve(readings);
+        self.spans.reserve(readings);
+    }
+}
+
+/// The message in hand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Current<'b> {
+    pub(crate) index: u32,
+    pub(crate) bytes: &'b [u8],
+    /// All of it is UTF-8; else each record is looked at.
+    pub(crate) utf8: bool,
+    pub(crate) broker_time: Option<Timestamp>,
+}
+
+impl Current<'_> {
+    /// Some bytes of this message.
+    pub(crate) fn span(&self, position: i32, start: usize, end: usize) -> Span {
+        // Kafka bounds a message to less than 2^31 bytes.
+        Span { message: self.index, position, start: start as u32, end: end as u32 }
+    }
+
+    /// All of it.
+    pub(crate) fn all(&self) -> Span {
+        self.span(-1, 0, self.bytes.len())
+    }
+
+    pub(crate) fn record_is_utf8(&self, span: Span) -> bool {
+        std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).is_ok()
+    }
+}
+
+impl Dates {
+    /// The time in a slot, in microseconds since the epoch, saturating; or what is wrong with it.
+    #[inline(always)]
+    pub(crate) fn time_of<'r>(
+        &mut self,
+        slot: Slot,
+        text_bytes: impl Fn(Text) -> &'r [u8],
+        b: &[u8],
+        unit_exponent: i32,
+    ) -> Result<i64, &'static str> {
+        match slot {
+            Slot::Text(text) => self.parse(text_bytes(text)),
+            Slot::Number(number) => Ok(number.scaled_floor(b, unit_exponent)),
+            _ => Err("is neither an RFC 3339 string nor a number"),
+        }
+    }
+}
+
+impl Decoder {
+    /// A decoder that has met no series yet. `id` tells its keys from those of others: [`ReadingBatch::decoder`].
+    pub fn new(id: u32, options: DecodeOptions) -> Self {
+        Self {
+            id,
+            keys: Keys::new(&options.fields),
+            names: Names::default(),
+            dates: Dates::default(),
+            scanner: Scanner::new(options.max_depth),
+            record: Record::default(),
+            out: Output::default(),
+            options,
+        }
+    }
+
+    /// Decodes consecutive messages of one partition, fetched under `start`, that move its position from `from` to
+    /// `to`. `tombstones` are the indices of the messages without a payload.
+    ///
+    /// Every message leaves at least one reading or one bad record; the table of outcomes is in the crate's
+    /// documentation. The batch carries no permit.
+    pub fn decode(
+        &mut self,
+        source: TopicPartition,
+        start: u64,
+        from: i64,
+        to: i64,
+        messages: Messages,
+        tombstones: &[u32],
+    ) -> ReadingBatch {
+        let mut sorted = Vec::new();
+        let tombstones = if tombstones.is_sorted() {
+            tombstones
+        } else {
+            sorted.extend_from_slice(tombstones);
+            sorted.sort_unstable();
+            &sorted
+        };
+        self.out.reserve(messages.len());
+        let utf8 = all_utf8(&messages);
+        for index in 0..messages.len() {
+            let bytes = messages.message(index);
+            let current = Current {
+                index: index as u32,
+                bytes,
+                utf8: utf8 || std::str::from_utf8(bytes).is_ok(),
+                broker_time: messages.broker_times.get(index).copied().flatten(),
+            };
+            let tombstone = bytes.is_empty() && tombstones.binary_search(&current.index).is_ok();
+            self.message(&current, tombstone);
+        }
+        let out = std::mem::take(&mut self.out);
+        ReadingBatch {
+            source,
+            start,
+            from,
+            to,
+            last_broker_time: messages.broker_times.last().copied().flatten(),
+            readings: ReadingColumns {
+                series: UInt32Array::from(out.series),
+                ts: TimestampMicrosecondArray::from(out.ts).with_timezone("UTC"),
+                value: Float64Array::from(out.value),
+                spans: out.spans,
+            },
+            bad: out.bad,
+            messages,
+            decoder: self.id,
+            new_series: out.new_series,
+            permit: None,
+        }
+    }
+}
+
+/// Whether every message is UTF-8, found by one pass over all of them: the whole is, and none begins inside a
+/// character.
+fn all_utf8(messages: &Messages) -> bool {
+    let payload = &messages.payload;
+    payload.is_ascii()
+        || std::str::from_utf8(payload)
+            .is_ok_and(|text| messages.ends.iter().all(|&end| text.is_char_boundary(end)))
+}

@@ -1,0 +1,245 @@
+//! From the fields of an object to readings, or to the one reason why it is none.
+
+use crate::decoder::{Current, Decoder};
+use crate::names::{NoKey, checked};
+use crate::record::{Entry, Field, Slot};
+use fleetscore_schemas::codes::DeadLetterCode as Code;
+use fleetscore_schemas::reading::{BadRecord, Span};
+use fleetscore_schemas::time::Timestamp;
+
+/// A reason: the code and what exactly, for a person.
+pub(crate) type Reason = (Code, String);
+
+/// How many refused sensors of one wide object its dead letter names.
+const NAMED_SENSORS: usize = 16;
+
+const NARROW: u8 = Field::Device.bit() | Field::Sensor.bit() | Field::Ts.bit() | Field::Value.bit();
+
+impl Decoder {
+    /// Counts the object that was scanned last, or refuses it. `b` is what it was scanned in, `span` what it takes
+    /// with it as a dead letter.
+    #[inline]
+    pub(crate) fn finish(&mut self, b: &[u8], message: &Current<'_>, span: Span) {
+        // The usual case in one go; whatever does not fit is judged again, in order.
+        let r = &self.record;
+        let usual = r.seen & !Field::Unknown.bit() == NARROW
+            && r.again.is_none()
+            && message.utf8
+            && !self.scanner.too_deep
+            && !self.scanner.lone_surrogate;
+        if !usual || (r.seen & Field::Unknown.bit() != 0 && self.unknown_again(b)) {
+            return self.finish_unusual(b, message, span);
+        }
+        let r = &self.record;
+        if let Some(device) = r.name(b, r.device)
+            && let Some(sensor) = r.name(b, r.sensor)
+            && let Slot::Number(number) = r.value
+            && let Some(value) = number.value(b)
+            && let Ok(ts) =
+                self.dates.time_of(r.ts, |text| r.bytes(b, text), b, self.options.ts_unit.exponent())
+            && Timestamp(ts).is_event_time()
+        {
+            let hash = self.names.hash(device);
+            let limit = self.options.max_series;
+            if let Ok(key) = self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
+                return self.out.push(key, ts, value, span);
+            }
+        }
+        self.finish_unusual(b, message, span);
+    }
+
+    /// Judges every rule in its order.
+    #[cold]
+    #[inline(never)]
+    fn finish_unusual(&mut self, b: &[u8], message: &Current<'_>, span: Span) {
+        if let Err(reason) = self.judge(b, message, span) {
+            self.refuse(span, reason);
+        }
+    }
+
+    fn judge(&mut self, b: &[u8], message: &Current<'_>, span: Span) -> Result<(), Reason> {
+        self.whole(message, span)?;
+        if let Some(field) = self.record.again {
+            return Err((Code::DuplicateKey, format!("`{}` occurs twice", self.keys.name(field))));
+        }
+        if self.unknown_again(b) {
+            return Err((Code::DuplicateKey, "an unused field occurs twice".into()));
+        }
+        let seen = |field: Field| self.record.seen & field.bit() != 0;
+        let wide = seen(Field::Values);
+        if wide && seen(Field::Value) {
+            let (value, values) = (self.keys.name(Field::Value), self.keys.name(Field::Values));
+            return Err((Code::DuplicateKey, format!("both `{value}` and `{values}` are there")));
+        }
+        for field in [Field::Device, Field::Sensor, Field::Ts, Field::Value] {
+            let needed = match field {
+                Field::Ts => !(self.options.ts_from_broker && message.broker_time.is_some()),
+                Field::Sensor | Field::Value => !wide,
+                _ => true,
+            };
+            if needed && !seen(field) {
+                let broker = field == Field::Ts && self.options.ts_from_broker;
+                let more = if broker { ", and the message has no broker timestamp" } else { "" };
+                return Err((Code::MissingField, format!("`{}` is absent{more}", self.keys.name(field))));
+            }
+        }
+        let device = self.checked_name(b, Field::Device, self.record.device)?.len();
+        if !wide {
+            self.checked_name(b, Field::Sensor, self.record.sensor)?;
+        }
+        let ts = self.time(b, message)?;
+        if wide {
+            return self.judge_wide(b, span, ts);
+        }
+        debug_assert!(device > 0, "an empty name is refused");
+        let value =
+            checked_value(b, self.record.value).map_err(|(code, why)| self.named(Field::Value, code, why))?;
+        let r = &self.record;
+        let (Some(device), Some(sensor)) = (r.name(b, r.device), r.name(b, r.sensor)) else {
+            return Err((Code::BadName, "not a name".into())); // refused above
+        };
+        let hash = self.names.hash(device);
+        let limit = self.options.max_series;
+        match self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
+            Ok(key) => {
+                self.out.push(key, ts, value, span);
+                Ok(())
+            }
+            Err(no_key) => Err(refused_key(no_key, limit)),
+        }
+    }
+
+    /// What concerns the record as a whole: its encoding, its depth, its strings. Also for records that are no
+    /// objects.
+    pub(crate) fn whole(&self, message: &Current<'_>, span: Span) -> Result<(), Reason> {
+        if !message.utf8 && !message.record_is_utf8(span) {
+            return Err((Code::NotUtf8, "the bytes are not UTF-8".into()));
+        }
+        if self.scanner.too_deep {
+            let max = self.options.max_depth;
+            return Err((Code::TooDeep, format!("nested deeper than {max} levels")));
+        }
+        if self.scanner.lone_surrogate {
+            return Err((Code::Syntax, "a \\u escape stands for half a character (lone surrogate)".into()));
+        }
+        Ok(())
+    }
+
+    /// Counts the good sensors of a wide object and refuses the others in one dead letter.
+    fn judge_wide(&mut self, b: &[u8], span: Span, ts: i64) -> Result<(), Reason> {
+        let values = |why: &str| format!("`{}` {why}", self.keys.name(Field::Values));
+        if let Some(kind) = self.record.values {
+            return Err((Code::WrongType, values(&format!("is {kind}, not an object"))));
+        }
+        if self.record.entries.is_empty() {
+            return Err((Code::MissingField, values("is empty")));
+        }
+        let names = &self.names;
+        if let Some(k) = self.record.sensor_again(b, |part| names.hash(part)) {
+            return Err((Code::DuplicateKey, format!("{} occurs twice", self.entry_name(b, k))));
+        }
+        let mut first = None;
+        let (mut refused, mut detail) = (0, String::new());
+        let r = &self.record;
+        let limit = self.options.max_series;
+        let device = r.name(b, r.device).unwrap_or_default(); // checked before
+        let hash = self.names.hash(device);
+        for (k, &Entry { sensor, value }) in r.entries.iter().enumerate() {
+            let sensor = r.bytes(b, sensor);
+            let key = checked(sensor)
+                .map_err(|why| (Code::BadName, why.to_owned()))
+                .and_then(|_| checked_value(b, value))
+                .and_then(|value| {
+                    let key = self.names.key(hash, device, sensor, limit, &mut self.out.new_series);
+                    key.map(|key| (key, value)).map_err(|no_key| refused_key(no_key, limit))
+                });
+            match key {
+                Ok((key, value)) => self.out.push(key, ts, value, span),
+                Err((code, why)) => {
+                    first.get_or_insert(code);
+                    refused += 1;
+                    if refused <= NAMED_SENSORS {
+                        let separator = if refused == 1 { "" } else { "; " };
+                        detail.push_str(&format!("{separator}{}: {code}, {why}", self.entry_name(b, k)));
+                    }
+                }
+            }
+        }
+        let Some(code) = first else { return Ok(()) };
+        if refused > NAMED_SENSORS {
+            detail.push_str(&format!("; and {} more", refused - NAMED_SENSORS));
+        }
+        let of = r.entries.len();
+        Err((code, format!("{refused} of {of} sensors refused, the others count: {detail}")))
+    }
+
+    /// How a detail calls a sensor of a wide object.
+    fn entry_name(&self, b: &[u8], k: usize) -> String {
+        let name = String::from_utf8_lossy(self.record.bytes(b, self.record.entries[k].sensor));
+        let short: String = name.chars().take(64).collect();
+        format!("`{}`[{short:?}]", self.keys.name(Field::Values))
+    }
+
+    fn checked_name<'r>(&'r self, b: &'r [u8], field: Field, slot: Slot) -> Result<&'r str, Reason> {
+        match self.record.name(b, slot) {
+            Some(name) => checked(name).map_err(|why| self.named(field, Code::BadName, why.into())),
+            None => {
+                let why = match slot {
+                    Slot::Number(_) => "is a number that is not written as an integer".to_owned(),
+                    other => format!("is {}, not a string or an integer", other.kind()),
+                };
+                Err(self.named(field, Code::BadName, why))
+            }
+        }
+    }
+
+    /// The event time of the record that was scanned last.
+    fn time(&mut self, b: &[u8], message: &Current<'_>) -> Result<i64, Reason> {
+        let r = &self.record;
+        let ts = if r.seen & Field::Ts.bit() == 0 {
+            message.broker_time.map_or(Err("is absent"), |t| Ok(t.us()))
+        } else {
+            let exponent = self.options.ts_unit.exponent();
+            self.dates.time_of(r.ts, |text| r.bytes(b, text), b, exponent)
+        };
+        let ts = ts.map_err(|why| self.named(Field::Ts, Code::BadTime, why.into()))?;
+        if !Timestamp(ts).is_event_time() {
+            let why = format!("is {}, outside 2000..2100", Timestamp(ts));
+            return Err(self.named(Field::Ts, Code::TsRange, why));
+        }
+        Ok(ts)
+    }
+
+    fn named(&self, field: Field, code: Code, why: String) -> Reason {
+        (code, format!("`{}` {why}", self.keys.name(field)))
+    }
+
+    fn unknown_again(&mut self, b: &[u8]) -> bool {
+        let names = &self.names;
+        self.record.unknown_again(b, |part| names.hash(part))
+    }
+
+    /// Makes a dead letter.
+    #[cold]
+    pub(crate) fn refuse(&mut self, span: Span, (code, detail): Reason) {
+        self.out.bad.push(BadRecord { span, code, detail });
+    }
+}
+
+/// The value in a slot, if it keeps the rules.
+fn checked_value(b: &[u8], slot: Slot) -> Result<f64, Reason> {
+    match slot {
+        Slot::Number(number) => {
+            number.value(b).ok_or_else(|| (Code::BadValue, "is greater than 1e100 in magnitude".into()))
+        }
+        other => Err((Code::BadValue, format!("is {}, not a finite number", other.kind()))),
+    }
+}
+
+fn refused_key(no_key: NoKey, limit: u32) -> Reason {
+    match no_key {
+        NoKey::Device(why) => (Code::BadName, format!("device {why}")),
+        NoKey::Sensor(why) => (Code::BadName, format!("sensor {why}")),
+        NoKey::Limit => (Code::SeriesLimit, format!("one series more than max_series = {limit}")),
+    }
+}

@@ -1,0 +1,434 @@
+//! The configuration: flags over environment over file over defaults. Every mistake is listed, each with its setting
+//! and where it came from; secrets are masked wherever they might be seen.
+
+mod layers;
+pub(crate) mod mask;
+mod reader;
+mod schedules;
+mod settings;
+pub(crate) mod units;
+
+pub(crate) use settings::SettingFlags;
+
+use crate::exit::Fail;
+use fleetscore_schemas::time::{Edges, Timestamp, US_PER_S};
+use fleetscore_store::ScheduleSpec;
+use reader::{Reader, Shown, quoted};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use units::{duration_or_off, duration_us, show_bytes, show_duration};
+
+/// Where to begin in a topic without positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At the oldest record there is.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// At the first record of that broker time or later.
+    At(Timestamp),
+}
+
+/// Table `[readings]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Readings {
+    /// Row filter in SQL; empty for none.
+    pub(crate) filter: String,
+    /// Value expression in SQL; empty for the value itself.
+    pub(crate) value: String,
+    /// Names of the fields device, sensor, ts, value, values.
+    pub(crate) fields: [String; 5],
+    /// `s`, `ms`, `us` or `ns`.
+    pub(crate) ts_unit: String,
+    /// Whether the broker's time counts where a reading has none.
+    pub(crate) ts_from_broker: bool,
+}
+
+/// The effective settings. Holds secrets, so it has no `Debug`.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) kafka: Option<String>,
+    pub(crate) topic: Vec<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) start: Start,
+    pub(crate) store: String,
+    pub(crate) blobs: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) interval_us: i64,
+    pub(crate) edges: Edges,
+    pub(crate) max_disorder_us: i64,
+    pub(crate) max_future_skew_us: i64,
+    pub(crate) allowed_lateness_us: i64,
+    pub(crate) idle_timeout_us: i64,
+    pub(crate) owner_ttl_us: i64,
+    pub(crate) max_wait_us: i64,
+    pub(crate) checkpoint_interval_us: i64,
+    pub(crate) checkpoint_bytes: usize,
+    pub(crate) max_series: u32,
+    pub(crate) continue_on_gap: bool,
+    pub(crate) retention_us: Option<i64>,
+    pub(crate) http: Option<String>,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) kafka_properties: BTreeMap<String, String>,
+    pub(crate) readings: Readings,
+    pub(crate) schedules: Vec<ScheduleSpec>,
+    /// No setting: the id of the demo's own broker, which it cannot tell by itself.
+    pub(crate) cluster: Option<String>,
+    shown: Vec<Shown>,
+}
+
+/// What the layers are made of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    /// `--config`.
+    pub(crate) file: Option<PathBuf>,
+    /// The environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Flags of settings.
+    pub(crate) flags: SettingFlags,
+}
+
+impl Sources {
+    /// The process's own environment, with these flags; `--config` may also be `FLEETSCORE_CONFIG`.
+    pub(crate) fn of_process(file: Option<PathBuf>, flags: SettingFlags) -> Self {
+        let environment = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .filter(|(k, _)| k.starts_with("FLEETSCORE_"))
+            .collect();
+        Self { file, environment, flags }
+    }
+}
+
+impl Config {
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// Every mistake, one a line, each naming its setting and origin.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, Fail> {
+        let figment = layers::figment(sources.file.as_deref(), &sources.environment, &sources.flags.0)
+            .map_err(Fail::user)?;
+        let mut r = Reader::new(figment);
+        let config = Self::read(&mut r);
+        r.finish(&known_names());
+        if r.mistakes.is_empty() {
+            return Ok(Self { shown: r.shown, ..config });
+        }
+        let what = if r.mistakes.len() == 1 { "a setting is wrong" } else { "settings are wrong" };
+        Err(Fail::user(format!("{what}:\n  {}", r.mistakes.join("\n  "))))
+    }
+
+    fn read(r: &mut Reader) -> Self {
+        let kafka = r.optional(&["kafka"], None);
+        let (topic, from) = r.list(&["topic"], &["readings"]);
+        check_topics(r, &topic, &from);
+        let group = r.optional(&["group"], Some("fleetscore-<store id>"));
+        let (start, _) = r.text(&["start"], default_of("start"), start, |s| quoted(&show_start(*s)));
+
+        // The default store and blobs lie in the data folder; they are shown in the order of the design.
+        let at = r.shown.len();
+        let (data_dir, _) =
+            r.text(&["data_dir"], default_of("data_dir"), folder, |p| quoted(&p.display().to_string()));
+        let shown_dir = r.shown.split_off(at);
+        let store_default = format!("sqlite:{}", data_dir.join("fleetscore.db").display());
+        let store = r.optional(&["store"], Some(&store_default)).unwrap_or(store_default);
+        let blobs_default = format!("file://{}", absolute(&data_dir.join("blobs")).display());
+        let blobs = r.optional(&["blobs"], Some(&blobs_default)).unwrap_or(blobs_default);
+        r.shown.extend(shown_dir);
+
+        let (interval_us, _) = r.text(&["interval"], default_of("interval"), whole_seconds, show_us);
+        let (edges, _) = r.text(&["edges"], default_of("edges"), edges, |e| quoted(e.as_str()));
+        let (max_disorder_us, _) = duration(r, "max_disorder", 0);
+        let (max_future_skew_us, _) = duration(r, "max_future_skew", 0);
+        let (allowed_lateness_us, _) = duration(r, "allowed_lateness", 0);
+        let (idle_timeout_us, _) = duration(r, "idle_timeout", US_PER_S / 10);
+        let (owner_ttl_us, _) = duration(r, "owner_ttl", US_PER_S);
+        let (max_wait_us, _) = duration(r, "max_wait", 0);
+        let (checkpoint_interval_us, _) = duration(r, "checkpoint_interval", US_PER_S / 10);
+        let (checkpoint_bytes, _) =
+            r.text(&["checkpoint_bytes"], default_of("checkpoint_bytes"), checkpoint_size, |n| {
+                quoted(&show_bytes(*n))
+            });
+        let (max_series, _) = r.text(&["max_series"], default_of("max_series"), series_count, u32::to_string);
+        let (continue_on_gap, _) = r.text(&["on_offset_gap"], default_of("on_offset_gap"), gap, |c| {
+            quoted(if *c { "continue" } else { "stop" })
+        });
+        let (retention_us, retention_from) =
+            r.text(&["retention"], default_of("retention"), duration_or_off, |d| quoted(&show_off(*d)));
+        let http = r.optional(&["http"], Some(""));
+        check_http(r, http.as_deref());
+        let (shutdown_us, _) = duration(r, "shutdown_timeout", 1);
+        let kafka_properties = properties(r);
+        let readings = readings(r);
+        let schedules = schedules::read(r, interval_us);
+        check_retention(r, retention_us, &retention_from, allowed_lateness_us, &schedules);
+        Self {
+            kafka,
+            topic,
+            group,
+            start,
+            store,
+            blobs,
+            data_dir,
+            interval_us,
+            edges,
+            max_disorder_us,
+            max_future_skew_us,
+            allowed_lateness_us,
+            idle_timeout_us,
+            owner_ttl_us,
+            max_wait_us,
+            checkpoint_interval_us,
+            checkpoint_bytes,
+            max_series,
+            continue_on_gap,
+            retention_us,
+            http,
+            shutdown_timeout: Duration::from_micros(shutdown_us.unsigned_abs()),
+            kafka_properties,
+            readings,
+            schedules,
+            cluster: None,
+            shown: Vec::new(),
+        }
+    }
+
+    /// The broker list or connection string.
+    ///
+    /// # Errors
+    /// A user error naming `kafka` where there is none.
+    pub(crate) fn require_kafka(&self) -> Result<&str, Fail> {
+        self.kafka.as_deref().ok_or_else(|| {
+            Fail::user("kafka: this command needs a Kafka: set `--kafka host:port`, `FLEETSCORE_KAFKA` or `kafka = \"…\"` in the file")
+        })
+    }
+
+    /// The one topic that a producer writes to.
+    ///
+    /// # Errors
+    /// A user error naming `topic` where there are several.
+    pub(crate) fn one_topic(&self) -> Result<&str, Fail> {
+        match self.topic.as_slice() {
+            [one] => Ok(one),
+            several => Err(Fail::user(format!("topic: name the one to send to, not {}", several.len()))),
+        }
+    }
+
+    /// Where a top-level setting came from; `None` = its default.
+    pub(crate) fn origin(&self, key: &str) -> Option<&str> {
+        let shown = self.shown.iter().find(|s| s.table.is_empty() && s.key == key)?;
+        Some(shown.origin.as_str()).filter(|o| *o != "default")
+    }
+
+    /// The effective settings as TOML, each with its origin as a comment.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let mut table = "";
+        for s in &self.shown {
+            if s.table != table {
+                table = &s.table;
+                out.push_str(&format!("\n[{table}]\n"));
+            }
+            let line = match &s.value {
+                Some(v) => format!("{} = {v}", s.key),
+                None => format!("# {} is not set", s.key),
+            };
+            out.push_str(&format!("{line:<46} # {}\n", s.origin));
+        }
+        out
+    }
+}
+
+fn known_names() -> Vec<String> {
+    let mut names: Vec<String> = settings::SETTINGS.iter().map(|s| s.key.to_owned()).collect();
+    names.extend(READINGS.map(|k| format!("readings.{k}")));
+    names.extend(FIELDS.map(|k| format!("readings.fields.{k}")));
+    names.extend(schedules::KEYS.map(|k| format!("schedules.default.{k}")));
+    names
+}
+
+const READINGS: [&str; 4] = ["where", "value", "ts_unit", "ts_from_broker"];
+const FIELDS: [&str; 5] = ["device", "sensor", "ts", "value", "values"];
+
+fn default_of(key: &str) -> &'static str {
+    settings::SETTINGS.iter().find(|s| s.key == key).map_or("", |s| s.default)
+}
+
+fn duration(r: &mut Reader, key: &'static str, least_us: i64) -> (i64, String) {
+    let parse = |t: &str| match duration_us(t)? {
+        d if d < least_us => Err(format!("`{t}` is too short: at least {}", show_duration(least_us))),
+        d => Ok(d),
+    };
+    r.text(&[key], default_of(key), parse, show_us)
+}
+
+fn show_us(us: &i64) -> String {
+    quoted(&show_duration(*us))
+}
+
+fn show_off(us: Option<i64>) -> String {
+    us.map_or("off".to_owned(), show_duration)
+}
+
+fn whole_seconds(text: &str) -> Result<i64, String> {
+    match duration_us(text)? {
+        us if us < US_PER_S || us % US_PER_S != 0 => {
+            Err(format!("`{text}`: a pane is a whole number of seconds, at least one"))
+        }
+        us => Ok(us),
+    }
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text.trim() {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        other => {
+            units::time(other).map(Start::At).map_err(|e| format!("{e}, and neither `earliest` nor `latest`"))
+        }
+    }
+}
+
+fn show_start(start: Start) -> String {
+    match start {
+        Start::Earliest => "earliest".to_owned(),
+        Start::Latest => "latest".to_owned(),
+        Start::At(t) => t.to_rfc3339(),
+    }
+}
+
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.trim().is_empty() { Err("is empty: name a folder".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.components().filter(|c| !matches!(c, std::path::Component::CurDir)).collect()
+}
+
+fn edges(text: &str) -> Result<Edges, String> {
+    match text {
+        "start" => Ok(Edges::Start),
+        "end" => Ok(Edges::End),
+        other => Err(format!("`{other}` is neither `start` nor `end`")),
+    }
+}
+
+fn gap(text: &str) -> Result<bool, String> {
+    match text {
+        "stop" => Ok(false),
+        "continue" => Ok(true),
+        other => Err(format!("`{other}` is neither `stop` nor `continue`")),
+    }
+}
+
+fn checkpoint_size(text: &str) -> Result<usize, String> {
+    match units::bytes(text)? {
+        n if n < 1 << 20 => Err(format!("`{text}` is too small: at least 1MiB")),
+        n => Ok(n),
+    }
+}
+
+fn series_count(text: &str) -> Result<u32, String> {
+    match text.trim().replace('_', "").parse::<u32>() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(format!("`{text}` is not a whole number from 1 to 4294967295")),
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.trim().parse().map_err(|_| format!("`{text}` is neither `true` nor `false`"))
+}
+
+fn check_topics(r: &mut Reader, topics: &[String], origin: &str) {
+    if topics.is_empty() {
+        r.mistake(&["topic"], "at least one topic is needed", origin);
+    }
+    for (i, t) in topics.iter().enumerate() {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if t.is_empty() || t.len() > 249 || !t.chars().all(legal) || t == "." || t == ".." {
+            r.mistake(
+                &["topic"],
+                &format!("`{t}` is no name of a topic: 1 to 249 of a-z A-Z 0-9 . _ -"),
+                origin,
+            );
+        }
+        if topics[..i].contains(t) {
+            r.mistake(&["topic"], &format!("`{t}` is there twice"), origin);
+        }
+    }
+}
+
+fn check_http(r: &mut Reader, http: Option<&str>) {
+    let Some(address) = http else { return };
+    let good =
+        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !good {
+        let origin =
+            r.shown.iter().rev().find(|s| s.key == "http").map_or(String::new(), |s| s.origin.clone());
+        r.mistake(&["http"], &format!("`{address}` is not an address such as 127.0.0.1:8080"), &origin);
+    }
+}
+
+fn check_retention(
+    r: &mut Reader,
+    retention_us: Option<i64>,
+    origin: &str,
+    lateness_us: i64,
+    schedules: &[ScheduleSpec],
+) {
+    let window = schedules.iter().map(|s| s.window_us).max().unwrap_or(0);
+    if let Some(us) = retention_us
+        && us < lateness_us + window
+    {
+        let what = format!(
+            "`{}` is shorter than allowed_lateness ({}) plus the longest window ({}): late readings would find no pane",
+            show_duration(us),
+            show_duration(lateness_us),
+            show_duration(window)
+        );
+        r.mistake(&["retention"], &what, origin);
+    }
+}
+
+/// librdkafka's names have dots; the environment cannot hold them, so `_` stands for a dot there.
+fn properties(r: &mut Reader) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for (name, value, origin) in r.properties("kafka_properties") {
+        let name = if origin.starts_with("environment") { name.replace('_', ".") } else { name };
+        r.show(&["kafka_properties", &quoted(&name)], Some(quoted(&mask::property(&name, &value))), &origin);
+        out.insert(name, value);
+    }
+    out
+}
+
+fn readings(r: &mut Reader) -> Readings {
+    let sql = |t: &str| Ok(t.trim().to_owned());
+    let show = |s: &String| quoted(s);
+    let (filter, _) = r.text(&["readings", "where"], "", sql, show);
+    let (value, _) = r.text(&["readings", "value"], "", sql, show);
+    let (ts_unit, _) = r.text(&["readings", "ts_unit"], "ms", ts_unit, show);
+    let (ts_from_broker, _) = r.text(&["readings", "ts_from_broker"], "false", boolean, bool::to_string);
+    let fields = FIELDS.map(|f| {
+        let name =
+            |t: &str| if t.is_empty() { Err("a field needs a name".to_owned()) } else { Ok(t.to_owned()) };
+        r.text(&["readings", "fields", f], f, name, show)
+    });
+    for (i, (name, origin)) in fields.iter().enumerate() {
+        if let Some(j) = fields[..i].iter().position(|(other, _)| other == name) {
+            let what = format!("`{name}` is the name of `{}` already", FIELDS[j]);
+            r.mistake(&["readings", "fields", FIELDS[i]], &what, origin);
+        }
+    }
+    Readings { filter, value, fields: fields.map(|(name, _)| name), ts_unit, ts_from_broker }
+}
+
+fn ts_unit(text: &str) -> Result<String, String> {
+    match text {
+        "s" | "ms" | "us" | "ns" => Ok(text.to_owned()),
+        other => Err(format!("`{other}` is none of `s`, `ms`, `us`, `ns`")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! The one binary: command line, configuration, wiring of the roles, demo.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | `cli` | the commands and their flags, one file for each |
+//! | `config` | settings out of flags, environment, file and defaults; what is secret |
+//! | `connect` | how servers that do not answer are waited for |
+//! | `roles` | which services a process runs, and how it ends |
+//! | `http` | `/healthz` and `/readyz` |
+//! | `send` | from files and the simulator to messages |
+//! | `demo` | everything in one process |
+//! | `exit` | the status of the process |
+
+mod cli;
+mod config;
+mod connect;
+mod demo;
+mod exit;
+mod http;
+mod logging;
+mod output;
+mod roles;
+mod send;
+mod signals;
+mod wire;
+
+/// Parses the command line, does what it asks, and gives the status of the process.
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,252 @@
+//! Which services a process runs, how they are wired, and how it ends.
+
+use crate::config::Config;
+use crate::config::units::show_duration;
+use crate::exit::{Fail, Outcome};
+use crate::signals::Shutdown;
+use crate::{connect, http, wire};
+use fleetscore_aggregator::{self as aggregator, SystemClock};
+use fleetscore_ingest::{KafkaSource, SourceHandle};
+use fleetscore_scorer::blobs::Blobs;
+use fleetscore_scorer::service as scorer;
+use fleetscore_store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Roles {
+    /// Kafka → windows.
+    Aggregate,
+    /// Windows → predictions.
+    Score,
+    /// Both.
+    All,
+}
+
+impl Roles {
+    const fn aggregates(self) -> bool {
+        matches!(self, Self::Aggregate | Self::All)
+    }
+
+    const fn scores(self) -> bool {
+        matches!(self, Self::Score | Self::All)
+    }
+}
+
+/// What the running services can be asked.
+#[derive(Clone)]
+pub(crate) struct Handles {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) source: Option<SourceHandle>,
+    pub(crate) aggregator: Option<aggregator::Handle>,
+    pub(crate) scorer: Option<scorer::Handle>,
+}
+
+impl Handles {
+    /// Whether the loops of each part turn. A part that ends takes the process with it, so whoever answers is alive;
+    /// what it waits for is told, and no reason to restart it.
+    pub(crate) fn health(&self) -> Vec<Said> {
+        let mut said = self.readiness();
+        said.iter_mut().for_each(|s| s.good = true);
+        said
+    }
+
+    /// Whether each part does its work, and else what it waits for.
+    pub(crate) fn readiness(&self) -> Vec<Said> {
+        let mut said = Vec::new();
+        if let Some(source) = self.source.as_ref().map(SourceHandle::snapshot) {
+            let n = source.partitions.len();
+            let waits = source
+                .waits_for
+                .or_else(|| (!source.assigned).then(|| "waits for its partitions".to_owned()));
+            said.push(Said::new("kafka", waits, format!("reads {n} partitions")));
+        }
+        if let Some(a) = self.aggregator.as_ref().map(aggregator::Handle::snapshot) {
+            let words = format!("{} readings, {} checkpoints", a.readings, a.checkpoints);
+            said.push(Said::new("aggregator", a.waits_for, words));
+        }
+        if let Some(s) = self.scorer.as_ref().map(scorer::Handle::snapshot) {
+            let scored = format!("{} intervals scored", s.intervals_scored);
+            // A schedule that waits for data or for a model set waits for people, not for a repair.
+            let words = s.waiting.map_or(scored.clone(), |w| format!("{scored}; {w}"));
+            said.push(Said::new("scorer", s.trouble, words));
+        }
+        said
+    }
+}
+
+impl Said {
+    fn new(name: &'static str, waits_for: Option<String>, otherwise: String) -> Self {
+        Self { name, good: waits_for.is_none(), words: waits_for.unwrap_or(otherwise) }
+    }
+}
+
+/// What a part says of itself.
+pub(crate) struct Said {
+    pub(crate) name: &'static str,
+    pub(crate) good: bool,
+    pub(crate) words: String,
+}
+
+/// Services that run.
+pub(crate) struct Running {
+    pub(crate) handles: Handles,
+    pub(crate) blobs: Option<Blobs>,
+    tasks: JoinSet<(&'static str, Result<(), Fail>)>,
+    stop: CancellationToken,
+    shutdown_timeout: Duration,
+}
+
+/// Runs services until a signal, or until one of them fails.
+///
+/// # Errors
+/// What a service failed of; a shutdown that passed its timeout.
+pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> Outcome {
+    let listener = match &config.http {
+        Some(address) => Some(http::listen(address, false).await?),
+        None => None,
+    };
+    let mut running = Running::start(config, roles, shutdown).await?;
+    if let Some(listener) = listener {
+        running.serve(listener);
+    }
+    let failed = tokio::select! {
+        () = shutdown.token().cancelled() => None,
+        failed = running.failed() => Some(failed),
+    };
+    let stopped = running.stop().await;
+    match failed {
+        Some(fail) => Err(fail),
+        None => stopped.map(|()| shutdown.done()),
+    }
+}
+
+impl Running {
+    /// Connects, migrates, checks that blobs are the store's, and starts the services.
+    ///
+    /// # Errors
+    /// A mistake in the settings; [`Fail::Stopped`] at a signal.
+    pub(crate) async fn start(config: &Config, roles: Roles, shutdown: &Shutdown) -> Result<Self, Fail> {
+        let brokers = if roles.aggregates() { Some(config.require_kafka()?) } else { None };
+        let store = connect::store(config, shutdown).await?;
+        let blobs = match roles.scores() {
+            true => Some(connect::blobs(config, &*store, shutdown).await?),
+            false => None,
+        };
+        let name = wire::process_name();
+        let handles = Handles { store: Arc::clone(&store), source: None, aggregator: None, scorer: None };
+        let mut running = Self {
+            handles,
+            blobs,
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+            shutdown_timeout: config.shutdown_timeout,
+        };
+        if let Some(brokers) = brokers {
+            running.start_aggregator(config, brokers, &name, shutdown).await?;
+        }
+        if roles.scores() {
+            running.start_scorer(config, &name);
+        }
+        running.warn_of_growth(config, shutdown).await;
+        tracing::info!("{name} runs as {roles:?}");
+        Ok(running)
+    }
+
+    async fn start_aggregator(
+        &mut self,
+        config: &Config,
+        brokers: &str,
+        name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<(), Fail> {
+        let store = Arc::clone(&self.handles.store);
+        let store_id = connect::patiently("the store", shutdown, || store.store_id()).await?;
+        let (source, source_handle) = KafkaSource::open(wire::kafka(config, brokers, store_id))?;
+        let options = wire::aggregator(config, name.to_owned());
+        let clock = Arc::new(SystemClock::new());
+        let (service, handle) = aggregator::Service::new(options, store, Box::new(source), clock)?;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { ("aggregator", service.run(stop).await.map_err(Fail::from)) });
+        self.handles.source = Some(source_handle);
+        self.handles.aggregator = Some(handle);
+        Ok(())
+    }
+
+    fn start_scorer(&mut self, config: &Config, name: &str) {
+        let Some(blobs) = self.blobs.clone() else { return };
+        let committed = self.handles.aggregator.as_ref().map(aggregator::Handle::committed);
+        let options = wire::scorer(config, name.to_owned(), committed);
+        let (service, handle) = scorer::Service::new(options, Arc::clone(&self.handles.store), blobs);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { ("scorer", service.run(stop).await.map_err(Fail::from)) });
+        self.handles.scorer = Some(handle);
+    }
+
+    /// Panes that are never dropped are many one day: said once, with numbers where there are series yet.
+    async fn warn_of_growth(&self, config: &Config, shutdown: &Shutdown) {
+        if config.retention_us.is_some() || self.handles.aggregator.is_none() {
+            return;
+        }
+        let a_day = 86_400 * 1_000_000 / config.interval_us;
+        let series = shutdown.unless(self.handles.store.series()).await.ok().and_then(Result::ok);
+        match series.map(|s| s.len()).filter(|n| *n > 0) {
+            Some(n) => tracing::warn!(
+                "retention is off: windows grow by up to {} rows a day ({n} series, one row each {}); set `retention`",
+                a_day * i64::try_from(n).unwrap_or(i64::MAX / a_day),
+                show_duration(config.interval_us)
+            ),
+            None => tracing::warn!(
+                "retention is off: windows grow by up to {a_day} rows a day for each series; set `retention`"
+            ),
+        }
+    }
+
+    /// Serves `/healthz` and `/readyz`.
+    pub(crate) fn serve(&mut self, listener: TcpListener) {
+        let (handles, stop) = (self.handles.clone(), self.stop.clone());
+        self.tasks.spawn(async move { ("http", http::serve(listener, handles, stop).await) });
+    }
+
+    /// Waits until a service ends by itself, which it never should.
+    pub(crate) async fn failed(&mut self) -> Fail {
+        match self.tasks.join_next().await {
+            Some(Ok((_, Err(fail)))) => fail,
+            Some(Ok((name, Ok(())))) => Fail::work(format!("the {name} ended by itself")),
+            Some(Err(e)) => Fail::work(format!("a service broke: {e}")),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the services: a last checkpoint, out of the group, tasks given back; within the timeout.
+    ///
+    /// # Errors
+    /// What failed meanwhile, or that the time was up.
+    pub(crate) async fn stop(mut self) -> Result<(), Fail> {
+        self.stop.cancel();
+        let mut first: Option<Fail> = None;
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                let fail = match ended {
+                    Ok((_, Ok(()))) => continue,
+                    Ok((_, Err(fail))) => fail,
+                    Err(e) => Fail::work(format!("a service broke: {e}")),
+                };
+                first.get_or_insert(fail);
+            }
+        };
+        let in_time = tokio::time::timeout(self.shutdown_timeout, all).await;
+        match (first, in_time) {
+            (Some(fail), _) => Err(fail),
+            (None, Ok(())) => Ok(()),
+            (None, Err(_)) => Err(Fail::work(format!(
+                "shutdown passed shutdown_timeout ({} s); nothing is lost, what was not stored is read again",
+                self.shutdown_timeout.as_secs_f64()
+            ))),
+        }
+    }
+}

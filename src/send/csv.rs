@@ -1,0 +1,130 @@
+//! Readings of a CSV file: header names in any case, times without a zone are UTC, file order.
+
+use crate::config::units::time_utc;
+use crate::exit::Fail;
+use fleetscore_schemas::time::Timestamp;
+use std::io::Read;
+use std::path::Path;
+
+/// One reading as it is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reading {
+    pub(crate) device: String,
+    pub(crate) sensor: String,
+    pub(crate) ts: Timestamp,
+    pub(crate) value: f64,
+}
+
+/// Readings of a file, one after the other.
+pub(crate) struct CsvReadings<R> {
+    name: String,
+    records: csv::StringRecordsIntoIter<R>,
+    columns: [usize; 4],
+}
+
+/// Opens a file; `-` is standard input.
+///
+/// # Errors
+/// A user error naming the file where it cannot be read or a column is missing.
+pub(crate) fn open(path: &Path) -> Result<CsvReadings<Box<dyn Read + Send>>, Fail> {
+    let name = path.display().to_string();
+    let input: Box<dyn Read + Send> = if name == "-" {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(
+            std::fs::File::open(path)
+                .map_err(|e| Fail::user(format!("--csv: `{name}` cannot be read: {e}")))?,
+        )
+    };
+    CsvReadings::new(name, input)
+}
+
+impl<R: Read> CsvReadings<R> {
+    pub(crate) fn new(name: String, input: R) -> Result<Self, Fail> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
+        let headers = reader.headers().map_err(|e| Fail::user(format!("--csv: `{name}`: {e}")))?.clone();
+        let column = |names: &[&str]| {
+            let named =
+                |h: &str| names.contains(&h.trim_start_matches('\u{feff}').to_ascii_lowercase().as_str());
+            headers.iter().position(named).ok_or_else(|| {
+                let there = headers.iter().collect::<Vec<_>>().join(", ");
+                Fail::user(format!("--csv: `{name}` has no column {} (it has {there})", names.join(" or ")))
+            })
+        };
+        let columns = [
+            column(&["device"])?,
+            column(&["sensor"])?,
+            column(&["ts", "timestamp"])?,
+            column(&["value", "val"])?,
+        ];
+        Ok(Self { name, records: reader.into_records(), columns })
+    }
+
+    fn reading(&self, record: &csv::StringRecord) -> Result<Reading, Fail> {
+        let line = record.position().map_or(0, csv::Position::line);
+        let fail = |what: String| Fail::user(format!("--csv: `{}` line {line}: {what}", self.name));
+        let [device, sensor, ts, value] = self.columns.map(|c| record.get(c).unwrap_or_default());
+        let number = value.parse::<f64>().ok().filter(|v| v.is_finite());
+        Ok(Reading {
+            device: device.to_owned(),
+            sensor: sensor.to_owned(),
+            ts: time_utc(ts).map_err(fail)?,
+            value: number.ok_or_else(|| fail(format!("`{value}` is not a finite number")))?,
+        })
+    }
+}
+
+impl<R: Read> Iterator for CsvReadings<R> {
+    type Item = Result<Reading, Fail>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(match self.records.next()? {
+            Ok(record) => self.reading(&record),
+            Err(e) => Err(Fail::user(format!("--csv: `{}`: {e}", self.name))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Reading>, String> {
+        CsvReadings::new("a.csv".into(), text.as_bytes())
+            .and_then(Iterator::collect)
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn names_in_any_case_and_order_and_times_without_a_zone() {
+        let expected = Reading {
+            device: "1".into(),
+            sensor: "2".into(),
+            ts: Timestamp(1_535_497_205_000_000),
+            value: 12.25,
+        };
+        for text in [
+            "TS,Device,Sensor,Value\n2018-08-28 23:00:05.000,1,2,12.25\n",
+            "value,SENSOR,device,timestamp\n12.25,2,1,2018-08-28T23:00:05Z\n",
+            "\u{feff}ts, device, sensor, val, more\r\n2018-08-29T01:00:05+02:00, 1, 2, 1.225e1, x\r\n",
+        ] {
+            assert_eq!(read(text).unwrap(), [expected.clone()], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, part) in [
+            ("device,sensor,ts\n", "no column value or val (it has device, sensor, ts)"),
+            ("ts,device,sensor,value\n2018,1,2,3\n", "line 2: `2018` is not a time"),
+            (
+                "ts,device,sensor,value\n2018-08-28,1,2,3\n2018-08-28,1,2,NaN\n",
+                "line 3: `NaN` is not a finite number",
+            ),
+            ("ts,device,sensor,value\n2018-08-28,1,2\n", "line: 2"),
+        ] {
+            let message = read(text).unwrap_err();
+            assert!(message.contains(part) && message.contains("a.csv"), "{part} in {message}");
+        }
+    }
+}

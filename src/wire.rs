@@ -1,0 +1,119 @@
+//! From settings to the options of the parts.
+
+use crate::config::{Config, Start};
+use fleetscore_aggregator::{OnOffsetGap, Options};
+use fleetscore_decode::{DecodeOptions, FieldNames, TsUnit};
+use fleetscore_ingest::{KafkaOptions, StartAt};
+use fleetscore_store::{PaneSettings, ReadinessSettings};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Bytes read and not yet aggregated that a process holds at most.
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Messages of one batch at most.
+const BATCH_MESSAGES: usize = 4096;
+/// More dead letters in one checkpoint are counted, not kept one by one.
+const DEAD_LETTERS_PER_CHECKPOINT: usize = 10_000;
+
+/// How messages are read.
+pub(crate) fn decode_options(config: &Config) -> DecodeOptions {
+    let [device, sensor, ts, value, values] = config.readings.fields.clone();
+    DecodeOptions {
+        fields: FieldNames { device, sensor, ts, value, values },
+        ts_unit: match config.readings.ts_unit.as_str() {
+            "s" => TsUnit::S,
+            "us" => TsUnit::Us,
+            "ns" => TsUnit::Ns,
+            _ => TsUnit::Ms,
+        },
+        ts_from_broker: config.readings.ts_from_broker,
+        max_series: config.max_series,
+        ..DecodeOptions::default()
+    }
+}
+
+/// How panes are made.
+pub(crate) fn pane_settings(config: &Config) -> PaneSettings {
+    PaneSettings {
+        interval_us: config.interval_us,
+        edges: config.edges,
+        filter: config.readings.filter.clone(),
+        value: config.readings.value.clone(),
+        ts_unit: config.readings.ts_unit.clone(),
+    }
+}
+
+/// What readiness is judged by.
+pub(crate) fn readiness(config: &Config) -> ReadinessSettings {
+    ReadinessSettings {
+        max_disorder_us: config.max_disorder_us,
+        owner_ttl_us: config.owner_ttl_us,
+        max_wait_us: config.max_wait_us,
+    }
+}
+
+/// How the aggregator works.
+pub(crate) fn aggregator(config: &Config, owner: String) -> Options {
+    Options {
+        max_disorder_us: config.max_disorder_us,
+        max_future_skew_us: config.max_future_skew_us,
+        allowed_lateness_us: config.allowed_lateness_us,
+        idle_timeout_us: config.idle_timeout_us,
+        owner_ttl_us: config.owner_ttl_us,
+        max_wait_us: config.max_wait_us,
+        checkpoint_interval_us: config.checkpoint_interval_us,
+        checkpoint_bytes: config.checkpoint_bytes,
+        max_series: config.max_series,
+        on_offset_gap: if config.continue_on_gap { OnOffsetGap::Continue } else { OnOffsetGap::Stop },
+        retention_us: config.retention_us,
+        max_dead_letters_per_checkpoint: DEAD_LETTERS_PER_CHECKPOINT,
+        shutdown_timeout_us: i64::try_from(config.shutdown_timeout.as_micros()).unwrap_or(i64::MAX),
+        ..Options::new(owner, pane_settings(config))
+    }
+}
+
+/// How Kafka is read.
+pub(crate) fn kafka(config: &Config, brokers: &str, store_id: Uuid) -> KafkaOptions {
+    KafkaOptions {
+        brokers: brokers.to_owned(),
+        topics: config.topic.clone(),
+        group: config.group.clone().unwrap_or_else(|| format!("fleetscore-{store_id}")),
+        start: match config.start {
+            Start::Earliest => StartAt::Earliest,
+            Start::Latest => StartAt::Latest,
+            Start::At(t) => StartAt::Time(t),
+        },
+        properties: config.kafka_properties.clone(),
+        cluster: config.cluster.clone(),
+        decode: decode_options(config),
+        max_in_flight_bytes: IN_FLIGHT_BYTES,
+        batch_messages: BATCH_MESSAGES,
+    }
+}
+
+/// Name of this machine.
+pub(crate) fn host() -> String {
+    let name = std::env::var("HOSTNAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    match name.as_deref().map(str::trim) {
+        Ok(name) if !name.is_empty() => name.to_owned(),
+        _ => "localhost".to_owned(),
+    }
+}
+
+/// Name of this process among owners and workers: where it runs, and not any process before it.
+pub(crate) fn process_name() -> String {
+    let random = Uuid::new_v4().simple().to_string();
+    format!("{}-{}-{}", host(), std::process::id(), &random[..8])
+}
+
+/// How the scorer works.
+pub(crate) fn scorer(
+    config: &Config,
+    worker: String,
+    committed: Option<watch::Receiver<u64>>,
+) -> fleetscore_scorer::service::Options {
+    fleetscore_scorer::service::Options {
+        committed,
+        ..fleetscore_scorer::service::Options::new(config.schedules.clone(), readiness(config), worker)
+    }
+}

@@ -1,0 +1,79 @@
+//! A real PostgreSQL, run as another user where the tests run as root (it refuses root).
+
+use super::process::{Process, is_root};
+use super::{free_port, setup_variable};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// `nobody` on Debian.
+const NOBODY: u32 = 65534;
+
+/// One server.
+#[derive(Debug)]
+pub struct Postgres {
+    /// The server.
+    pub process: Process,
+    port: u16,
+    databases: AtomicU32,
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
+
+impl Postgres {
+    /// Makes a cluster and starts the server.
+    pub fn start(folder: &Path) -> Self {
+        let bin = PathBuf::from(setup_variable("FLEETSCORE_TEST_PG_BIN"));
+        if is_root() {
+            std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("root may chown");
+        }
+        let data = folder.join("data");
+        let made = command(&bin.join("initdb"))
+            .args(["--no-sync", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(&data)
+            .current_dir(folder)
+            .output()
+            .expect("initdb starts");
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let port = free_port();
+        let mut server = command(&bin.join("postgres"));
+        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
+        server.args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]);
+        server.current_dir(folder);
+        // SIGINT is PostgreSQL's fast shutdown.
+        let log = folder.with_extension("log");
+        let process = Process::spawn(server, &log, libc::SIGINT);
+        process.wait_for_output("ready to accept connections", Duration::from_secs(30));
+        Self { process, port, databases: AtomicU32::new(0) }
+    }
+
+    /// A URL of a database of the server.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A new, empty database; returns its URL.
+    pub fn database(&self) -> String {
+        let name = format!("fleet_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.psql("postgres", &format!("CREATE DATABASE {name}"));
+        self.url(&name)
+    }
+
+    fn psql(&self, database: &str, sql: &str) {
+        let out = Command::new("psql")
+            .args(["-qX", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .arg(self.url(database))
+            .output();
+        let out = out.expect("psql starts");
+        assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}

@@ -1,0 +1,110 @@
+//! Child processes that never outlive the tests.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A running child; stopped when dropped, and by the kernel if the tests die first.
+#[derive(Debug)]
+pub struct Process {
+    child: Mutex<Child>,
+    pid: i32,
+    stop_signal: i32,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+impl Process {
+    /// Starts it with its output in `log`.
+    pub fn spawn(mut command: Command, log: &Path, stop_signal: i32) -> Self {
+        let out = File::create(log).expect("a log file");
+        let err = out.try_clone().expect("a second handle of the log");
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        Self { pid: child.id() as i32, child: Mutex::new(child), stop_signal, log: log.to_owned() }
+    }
+
+    /// Sends a signal, if it still runs.
+    pub fn signal(&self, signal: i32) {
+        let mut child = self.child.lock().expect("no test panics while it holds this lock");
+        if matches!(child.try_wait(), Ok(None)) {
+            // SAFETY: the child has not been waited for, so the pid is still its own.
+            unsafe { libc::kill(self.pid, signal) };
+        }
+    }
+
+    /// Its status if it has ended.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().expect("no test panics while it holds this lock").try_wait().ok().flatten()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&self, at_most: Duration) -> Option<ExitStatus> {
+        let start = Instant::now();
+        while start.elapsed() < at_most {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    /// Asks it to stop, and kills it if it does not.
+    pub fn stop(&self) {
+        self.signal(self.stop_signal);
+        if self.wait(Duration::from_secs(10)).is_none() {
+            self.signal(libc::SIGKILL);
+            self.wait(Duration::from_secs(5));
+        }
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it prints this.
+    pub fn wait_for_output(&self, text: &str, at_most: Duration) {
+        super::wait_until(&format!("`{text}` in {}", self.log.display()), at_most, || {
+            let output = self.output();
+            if output.contains(text) {
+                return Ok(());
+            }
+            if let Some(status) = self.ended() {
+                panic!("it ended with {status} before it printed `{text}`:\n{output}");
+            }
+            Err(output)
+        });
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(libc::SIGCONT);
+        self.stop();
+    }
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    // SAFETY: no preconditions.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Makes a folder passable for a server that runs as another user.
+pub fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+        .expect("permissions of our own folder");
+}

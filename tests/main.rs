@@ -1,0 +1,56 @@
+//! End-to-end tests: the built binary against a real Apache Kafka, PostgreSQL and Azurite.
+//!
+//! `make e2e` fetches the servers and runs this; `ARGS="golden"` filters by name, `ARGS="--list"` lists. The servers
+//! are started once, on free ports, and stopped when the tests are over, also when they fail.
+
+#![allow(unreachable_pub, reason = "nothing is exported: `pub` marks what the modules share")]
+
+mod bad_lines;
+mod blobs;
+mod conformance;
+mod golden;
+mod harness;
+mod kill;
+mod late;
+mod oracle;
+mod pickles;
+mod readme_sql;
+mod restart;
+
+use harness::Servers;
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // Every trial runs processes of its own; two at a time keep two cores busy without making them wait.
+    args.test_threads.get_or_insert(2);
+    let servers = Arc::new(Servers::new());
+    let mut trials: Vec<Trial> = Vec::new();
+    for module in [
+        golden::trials,
+        late::trials,
+        kill::trials,
+        restart::trials,
+        bad_lines::trials,
+        blobs::trials,
+        pickles::trials,
+        readme_sql::trials,
+        conformance::trials,
+    ] {
+        trials.extend(module(&servers));
+    }
+    if !args.list {
+        match harness::data::reference_folder() {
+            Some(folder) => eprintln!("comparing with the reference data in {}", folder.display()),
+            None => eprintln!(
+                "NOTE: the reference data are not here: the comparison with the reference's golden results is left out; \
+                 windows and predictions are proved on seeded data against an independent computation"
+            ),
+        }
+    }
+    let conclusion = libtest_mimic::run(&args, trials);
+    servers.stop();
+    conclusion.exit_code()
+}
