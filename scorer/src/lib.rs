@@ -15,7 +15,6 @@ pub mod blobs;
 pub mod core;
 pub mod error;
 pub mod models;
-mod normal;
 pub mod output;
 pub mod pickle;
 pub mod plan;

@@ -8,8 +8,7 @@
 //!     models             kept in memory, shared by all runs of a set
 //! ```
 
-use crate::models::ModelSet;
-use crate::normal;
+use crate::models::{ModelSet, ranges_text};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Builder, Int64Builder, RecordBatch,
     StringBuilder, StructArray, UInt32Array, UInt32Builder,
@@ -74,7 +73,7 @@ impl ScoringTable {
                     Ok(m) if m.validate().is_ok() => models.push(m),
                     _ => NO_MODEL,
                 },
-                normal: e.normal.as_deref().map(normal::range_text),
+                normal: e.normal.as_deref().map(ranges_text),
             })
             .collect();
         let series = UInt32Array::from_iter_values(set.entries.iter().map(|e| e.series));

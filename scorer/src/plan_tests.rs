@@ -109,7 +109,7 @@ async fn each_status_has_its_row() {
         (0, ("no_model".into(), None, None, Some(4.0), 100, None, None)),
         (1, ("scored".into(), Some(0), Some(6.0), Some(4.0), 101, model(1), None)),
         (2, ("no_data".into(), None, None, None, 0, model(2), None)),
-        (3, ("scored".into(), Some(1), Some(0.0), Some(10.0), 103, model(3), Some("0.0 … 10.0".into()))),
+        (3, ("scored".into(), Some(1), Some(0.0), Some(10.0), 103, model(3), Some("0 … 10".into()))),
         (4, ("model_error".into(), None, None, Some(4.0), 104, model(4), None)),
         (5, ("model_error".into(), None, None, None, 0, model(5), None)),
         (6, ("model_error".into(), None, None, Some(4.0), 106, model(6), None)),

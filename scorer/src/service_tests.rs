@@ -219,3 +219,92 @@ async fn thousands_of_small_intervals_flow_through_sqlite() {
     stop.cancel();
     running.await.unwrap().unwrap();
 }
+
+/// The reference's readings, models and results, where they are at hand.
+fn reference() -> Option<std::path::PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/reference");
+    let folder =
+        std::env::var_os("FLEETSCORE_REFERENCE").map_or_else(|| beside.into(), std::path::PathBuf::from);
+    let found = folder.join("sensor_data.csv").exists();
+    if !found {
+        println!("left out: {} is absent", folder.display());
+    }
+    found.then_some(folder)
+}
+
+fn minute_of(text: &str) -> i64 {
+    let time = text.replace('T', " ").replace('Z', "");
+    let time = chrono::NaiveDateTime::parse_from_str(&time, "%Y-%m-%d %H:%M:%S%.f").unwrap();
+    (time.and_utc().timestamp_micros() - at(0).0).div_euclid(MINUTE)
+}
+
+/// Prediction and decision by (device, sensor, minute).
+type Golden = std::collections::BTreeMap<(String, String, i64), (Option<i16>, f64)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_equal_the_references_for_panes_and_for_windows_over_them() {
+    let Some(folder) = reference() else { return };
+    let data = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.path().join("f.db")).unwrap());
+    let specs = [schedule("default", 1, 1, CatchUp::All), schedule("five", 5, 5, CatchUp::All)];
+    let mut w = World::on(store.clone(), Arc::default(), &specs, 1).await;
+    let blobs = Blobs::open(&data.path().join("blobs").display().to_string(), &Default::default()).unwrap();
+    let mut import = crate::models::ImportOptions::default();
+    import.sources = vec![folder.join("models").display().to_string()];
+    let report = crate::models::import(&*store, &blobs, &import).await.unwrap();
+    assert_eq!(report.imported, 10);
+
+    let mut file = ::csv::Reader::from_path(folder.join("sensor_data.csv")).unwrap();
+    let rows: Vec<::csv::StringRecord> = file.records().map(Result::unwrap).collect();
+    let names: Vec<_> = rows.iter().map(|r| fleetscore_schemas::SeriesName::new(&r[1], &r[2])).collect();
+    let ids = store.intern(&names, 1000).await.unwrap();
+    let readings: Vec<_> =
+        rows.iter().zip(ids).map(|(r, id)| (minute_of(&r[0]), id.unwrap(), r[3].parse().unwrap())).collect();
+    let last = readings.iter().map(|r| r.0).max().unwrap();
+    w.send(0, &readings, Some(at(last + 10)), false).await;
+
+    let mut o = options(&w, "a");
+    o.limits = Limits::default();
+    let (service, handle) = Service::new(o, store.clone(), blobs.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    for (name, file, window) in [
+        ("default", "golden_window_predictions_60s.csv", 1),
+        ("five", "golden_window_predictions_300s.csv", 5),
+    ] {
+        let mut reader = ::csv::Reader::from_path(folder.join(file)).unwrap();
+        let golden: Golden = reader
+            .records()
+            .map(|r| {
+                let r = r.unwrap();
+                let key = (r[0].to_owned(), r[1].to_owned(), minute_of(&r[2]));
+                (key, (Some(r[7].parse().unwrap()), r[8].parse().unwrap()))
+            })
+            .collect();
+        let starts: std::collections::BTreeSet<i64> = golden.keys().map(|k| k.2).collect();
+        let filter = RunFilter {
+            schedule: Some(name.into()),
+            states: vec![RunState::Succeeded],
+            ..RunFilter::default()
+        };
+        until(name, async || store.runs(&filter).await.unwrap().len() == starts.len()).await;
+        let mut got = Golden::new();
+        for start in starts {
+            for batch in store.predictions(name, span(start, start + window)).await.unwrap() {
+                for row in crate::output::rows::rows(&batch).filter(|r| r.status == "scored") {
+                    let key = (row.device.to_owned(), row.sensor.to_owned(), start);
+                    got.insert(key, (row.prediction, row.decision.unwrap()));
+                }
+            }
+        }
+        assert_eq!(got.len(), golden.len());
+        for (key, (label, decision)) in &golden {
+            let (l, d) = &got[key];
+            assert_eq!(l, label, "{name} {key:?}");
+            assert!((d - decision).abs() <= 1e-14, "{name} {key:?}: {d} is not {decision}");
+        }
+    }
+    assert_eq!(handle.snapshot().failed, 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}

@@ -111,18 +111,24 @@ async fn attempt(shared: &Arc<Shared>, task: &Task, shutdown: &CancellationToken
     let mut scoring = tokio::spawn(score_and_commit(shared.clone(), task.clone()));
     let ended = tokio::select! {
         joined = &mut scoring => return match joined {
-            Ok(Ok(Some((counts, state)))) => Ended::Scored(counts, state),
-            Ok(Ok(None)) => Ended::Lost,
-            Ok(Err(e)) => Ended::Failed(e),
+            Ok(done) => finished(done),
             Err(e) => Ended::Failed(ScorerError::Internal(format!("scoring ended unexpectedly: {e}"))),
         },
         () = renew(shared, task) => Ended::Lost,
         () = async { shutdown.cancelled().await; tokio::time::sleep(FINISH).await } => Ended::GivenBack,
     };
     scoring.abort();
-    // Whether a commit under way has happened or not, the fence tells whoever comes next.
-    let _ended_or_aborted = scoring.await;
-    ended
+    // It may have ended by itself meanwhile: a lease is also refused when its run is over. Whether a commit that is
+    // broken off has happened or not, the fence tells whoever comes next.
+    scoring.await.map_or(ended, finished)
+}
+
+fn finished(done: Result<Option<(RunCounts, RunState)>>) -> Ended {
+    match done {
+        Ok(Some((counts, state))) => Ended::Scored(counts, state),
+        Ok(None) => Ended::Lost,
+        Err(e) => Ended::Failed(e),
+    }
 }
 
 /// Renews the lease for as long as it is ours.
