@@ -259,15 +259,18 @@ SELECT p.pane_start AS window_start,
 FROM pane_data p JOIN series_data n ON n.id = p.series_id
 WHERE p.pane_start >= coalesce((SELECT max(floor) FROM progress_data), '-infinity');
 
--- The version of the window now: one look-up by key per pane of the window, never a range over all series.
+-- `stale` compares with the version of the window now: one look-up by key per pane of the window, never a range over
+-- all series. (`unnest(ARRAY(…))` because the planner takes any array for ten rows and any generate_series for a
+-- thousand, and a column as dear as that drowns the cost of a bad join.)
 CREATE VIEW predictions AS
 SELECT p.schedule, p.window_start, p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status,
     p.model_set, p.model, p.window_version,
     p.window_start >= coalesce((SELECT max(floor) FROM progress_data), '-infinity')
         AND p.window_version <> coalesce((
             SELECT sum((SELECT d.version FROM pane_data d WHERE d.pane_start = g.pane_start AND d.series_id = p.series_id))
-            FROM (SELECT pane_us * interval '1 microsecond' AS len FROM setting_data) s,
-                generate_series(p.window_start, p.window_end - s.len, s.len) AS g(pane_start)), 0) AS stale,
+            FROM unnest(ARRAY(SELECT generate_series(p.window_start,
+                p.window_end - (SELECT pane_us * interval '1 microsecond' FROM setting_data),
+                (SELECT pane_us * interval '1 microsecond' FROM setting_data)))) AS g(pane_start)), 0) AS stale,
     p.run_id, p.scored_at, p.normal_range
 FROM prediction_data p JOIN series_data n ON n.id = p.series_id;
 
@@ -287,10 +290,9 @@ SELECT source, topic, kafka_partition, next_offset, end_offset, watermark, owner
 FROM progress_data;
 
 CREATE VIEW schedules AS
-SELECT name AS schedule, window_us * interval '1 microsecond' AS window_length, hop_us * interval '1 microsecond' AS hop, features,
-    catch_up, max_age_us * interval '1 microsecond' AS max_age,
-    rescore_delay_us * interval '1 microsecond' AS rescore_delay,
-    republish_gap_us * interval '1 microsecond' AS republish_gap, revision, first_interval, covered_until, created_at
+SELECT name, window_us / 1e6::float8 AS window_s, hop_us / 1e6::float8 AS hop_s, features, catch_up,
+    max_age_us / 1e6::float8 AS max_age_s, rescore_delay_us / 1e6::float8 AS rescore_delay_s,
+    republish_gap_us / 1e6::float8 AS republish_gap_s, revision, first_interval, covered_until, created_at
 FROM schedule_data;
 
 CREATE VIEW runs AS

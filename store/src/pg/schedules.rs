@@ -205,7 +205,7 @@ pub(super) fn maybe_clean(text: Option<&String>) -> Option<String> {
     text.map(|t| clean(t).into_owned())
 }
 
-/// Kept beside the rows they belong to.
+/// Moves in the order in which their rows are locked.
 pub(super) fn schedule_moves(moves: &[crate::ScheduleMove]) -> Vec<&crate::ScheduleMove> {
     let mut sorted: Vec<_> = moves.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));

@@ -84,11 +84,12 @@ pub(super) struct Connector {
 }
 
 /// What every session is set to, so that text forms and times do not depend on the server's configuration. The
-/// timeouts are far above what a statement of ours takes, and end what a vanished client left behind.
+/// timeouts are far above what a statement of ours takes, and end what a vanished or paused client left behind: between
+/// two statements of a transaction we never wait for anything but our own processor.
 const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
-    SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_min_messages = 'warning'; \
+    SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_min_messages = 'warning'; SET jit = off; \
     SET default_transaction_isolation = 'read committed'; SET statement_timeout = '10min'; \
-    SET lock_timeout = '60s'; SET idle_in_transaction_session_timeout = '5min'";
+    SET lock_timeout = '60s'; SET idle_in_transaction_session_timeout = '20s'";
 
 impl Connector {
     /// Reads the certificates.
