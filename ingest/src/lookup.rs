@@ -145,6 +145,8 @@ impl Lookup {
             match self.requests.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(request) => {
                     let newer = !matches!(request, Request::Ends { .. });
+                    // They come once a second; one is enough when this question has been answered at last.
+                    waiting.retain(|w| newer || !matches!(w, Request::Ends { .. }));
                     waiting.push_back(request);
                     if newer {
                         return false;

@@ -419,7 +419,7 @@ impl Poller {
                 None => (0, Vec::new()),
             };
             let waiting = self.shared.state().waits_for_broker.is_some();
-            if !partitions.is_empty() || (waiting && !matches!(self.state.group, Group::Out)) {
+            if !partitions.is_empty() || waiting {
                 self.ask(Request::Ends { start, partitions });
             }
         }
