@@ -14,11 +14,14 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 /// How long one question to the broker may take. Event Hubs answers slowly while it throttles.
 const CALL: Duration = Duration::from_secs(5);
+/// The same until a broker has answered once: connecting goes on behind it, and a refusal should end the source soon.
+const FIRST_CALL: Duration = Duration::from_millis(500);
 /// The same, where one partition of many is asked for.
 const CALL_EACH: Duration = Duration::from_secs(1);
 /// Between two attempts.
@@ -142,6 +145,8 @@ impl Lookup {
             match self.requests.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(request) => {
                     let newer = !matches!(request, Request::Ends { .. });
+                    // They come once a second; one is enough when this question has been answered at last.
+                    waiting.retain(|w| newer || !matches!(w, Request::Ends { .. }));
                     waiting.push_back(request);
                     if newer {
                         return false;
@@ -164,8 +169,16 @@ impl Lookup {
                 self.missing.set(true);
             }
             Trouble::Later(why) => self.shared.waits_for_broker(&why),
+            // Once a broker has answered, a right that is missing may be given back.
+            Trouble::Refused(why) if self.shared.connected.load(Ordering::Acquire) => {
+                self.shared.waits_for_broker(&why);
+            }
             Trouble::Refused(why) => self.shared.refuse(format!("kafka: {why}")),
         }
+    }
+
+    fn call(&self) -> Duration {
+        if self.shared.connected.load(Ordering::Acquire) { CALL } else { FIRST_CALL }
     }
 
     /// While a topic is missing the full metadata is asked for now and then: unlike that of one topic, it makes the
@@ -175,7 +188,7 @@ impl Lookup {
             return;
         }
         self.refreshed.set(Some(Instant::now()));
-        if let Err(e) = self.consumer.fetch_metadata(None, CALL) {
+        if let Err(e) = self.consumer.fetch_metadata(None, self.call()) {
             tracing::debug!("metadata: {e}");
         }
     }
@@ -204,7 +217,8 @@ impl Lookup {
     }
 
     fn partitions(&self, topic: &Arc<str>) -> Result<Vec<i32>, Trouble> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), CALL).map_err(|e| trouble(topic, &e))?;
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), self.call()).map_err(|e| trouble(topic, &e))?;
         let Some(found) = metadata.topics().first() else { return Err(Trouble::Missing(topic.to_string())) };
         if let Some(error) = found.error() {
             return Err(trouble_of(topic, RDKafkaErrorCode::from(error)));
@@ -222,7 +236,7 @@ impl Lookup {
             query.add_partition_offset(topic, *partition, at).map_err(|e| trouble(topic, &e))?;
         }
         // The protocol knows the log's ends as times −2 and −1, which are librdkafka's BEGINNING and END.
-        let found = self.consumer.offsets_for_times(query, CALL).map_err(|e| trouble(topic, &e))?;
+        let found = self.consumer.offsets_for_times(query, self.call()).map_err(|e| trouble(topic, &e))?;
         let mut offsets = BTreeMap::new();
         for element in found.elements() {
             element.error().map_err(|e| trouble(topic, &e))?;
@@ -319,7 +333,7 @@ impl Lookup {
         if let Some(known) = &self.cluster {
             return Ok(known.clone());
         }
-        let asked = self.consumer.client().fetch_cluster_id(CALL).filter(|id| !id.is_empty());
+        let asked = self.consumer.client().fetch_cluster_id(self.call()).filter(|id| !id.is_empty());
         // A cluster that tells none (very old ones, some compatible servers) goes by its address.
         Ok(asked.unwrap_or_else(|| self.bootstrap.clone()))
     }
@@ -351,6 +365,11 @@ impl Lookup {
     }
 
     fn ends(&self, start: u64, partitions: &[(TopicPartition, i64)]) -> Result<Answer, Trouble> {
+        if partitions.is_empty()
+            && let Some(topic) = self.topics.first()
+        {
+            self.partitions(topic)?; // asked by a member without partitions, to hear whether a broker answers
+        }
         let positions: BTreeMap<&TopicPartition, i64> = partitions.iter().map(|(p, n)| (p, *n)).collect();
         let (mut ends, mut suspect) = (Vec::new(), Vec::new());
         for (topic, numbers) in by_topic(partitions.iter().map(|(p, _)| p)) {

@@ -407,15 +407,20 @@ impl Poller {
         }
         if now.duration_since(self.state.asked_ends) >= ENDS {
             self.state.asked_ends = now;
-            if let Some(reading) = &self.state.reading {
-                let partitions: Vec<_> = reading
-                    .trackers()
-                    .filter(|t| t.phase != Phase::Gap)
-                    .map(|t| (t.source.clone(), t.next))
-                    .collect();
-                if !partitions.is_empty() {
-                    self.ask(Request::Ends { start: reading.start, partitions });
-                }
+            let (start, partitions) = match &self.state.reading {
+                Some(reading) => (
+                    reading.start,
+                    reading
+                        .trackers()
+                        .filter(|t| t.phase != Phase::Gap)
+                        .map(|t| (t.source.clone(), t.next))
+                        .collect(),
+                ),
+                None => (0, Vec::new()),
+            };
+            let waiting = self.shared.state().waits_for_broker.is_some();
+            if !partitions.is_empty() || waiting {
+                self.ask(Request::Ends { start, partitions });
             }
         }
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How long a full queue is left alone.
 const FULL: Duration = Duration::from_millis(2);
-/// How long one question to the broker may take.
-const CALL: Duration = Duration::from_secs(5);
+/// How long one question to the broker may take before it is asked again: a refusal is looked for in between.
+const CALL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Counters {

@@ -248,6 +248,49 @@ async fn a_second_member_shares_and_one_that_is_dropped_gives_back() {
 
 #[tokio::test]
 #[ignore = "needs FLEETSCORE_TEST_KAFKA"]
+async fn added_partitions_come_with_the_next_assignment() {
+    let topic = topic("grows", 2).await;
+    let mut options = options(&topic);
+    options.properties.insert("topic.metadata.refresh.interval.ms".into(), "1000".into());
+    options.start = StartAt::Latest;
+    let mut member = Member::open(options);
+    let (assignment, partitions, ..) = member.assigned().await;
+    let all: Vec<_> = partitions.iter().map(|p| (p.clone(), 0, None)).collect();
+    member.start(assignment, 1, &all);
+    member.read(&partitions).await;
+    let more = rdkafka::admin::NewPartitions::new(&topic, 5);
+    admin().create_partitions([&more], &AdminOptions::new()).await.unwrap();
+    produce(&topic, t0_ms(), 0..100);
+    let mut seen = 0;
+    let (assignment, offsets) = loop {
+        match member.next().await {
+            SourceEvent::Batch(batch) => seen += batch.readings.len(),
+            SourceEvent::EndOfPartition { .. } => {}
+            SourceEvent::Revoked { assignment, .. } => {
+                member.source.command(Command::Released { assignment })
+            }
+            SourceEvent::Assigned { assignment, partitions, offsets, .. } => {
+                assert_eq!(partitions.len(), 5);
+                break (assignment, offsets);
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // Whoever keeps positions begins at the oldest offset of what was added, whatever `start` says.
+    let from: Vec<_> = offsets
+        .iter()
+        .map(|o| (o.source.clone(), if o.source.partition < 2 { o.latest } else { o.earliest }, None))
+        .collect();
+    member.start(assignment, 2, &from);
+    let added: Vec<_> = offsets.iter().map(|o| o.source.clone()).collect();
+    let (values, _) = member.read(&added).await;
+    assert_eq!(seen + values.len(), 100);
+    assert!(!values.is_empty());
+    member.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs FLEETSCORE_TEST_KAFKA"]
 async fn records_deleted_under_the_reader_are_a_gap() {
     let topic = topic("deleted", 1).await;
     produce(&topic, t0_ms(), 0..100);

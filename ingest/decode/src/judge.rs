@@ -13,6 +13,9 @@ pub(crate) type Reason = (Code, String);
 /// How many refused sensors of one wide object its dead letter names.
 const NAMED_SENSORS: usize = 16;
 
+/// How many dead letters of a batch carry a detail.
+const DETAILED: usize = 10_000;
+
 const NARROW: u8 = Field::Device.bit() | Field::Sensor.bit() | Field::Ts.bit() | Field::Value.bit();
 
 impl Decoder {
@@ -146,14 +149,16 @@ impl Decoder {
         let hash = self.names.hash(device);
         for (k, &Entry { sensor, value }) in r.entries.iter().enumerate() {
             let sensor = r.bytes(b, sensor);
-            let key = checked(sensor)
-                .map_err(|why| (Code::BadName, why.to_owned()))
-                .and_then(|_| checked_value(b, value))
-                .and_then(|value| {
-                    let key = self.names.key(hash, device, sensor, limit, &mut self.out.new_series);
-                    key.map(|key| (key, value)).map_err(|no_key| refused_key(no_key, limit))
-                });
-            match key {
+            let counted = match checked_value(b, value) {
+                Ok(value) => self
+                    .names
+                    .key(hash, device, sensor, limit, &mut self.out.new_series)
+                    .map(|key| (key, value))
+                    .map_err(|no_key| refused_key(no_key, limit)),
+                // Of two faults the name's is the code.
+                Err(reason) => Err(checked(sensor).err().map_or(reason, |why| (Code::BadName, why.into()))),
+            };
+            match counted {
                 Ok((key, value)) => self.out.push(key, ts, value, span),
                 Err((code, why)) => {
                     first.get_or_insert(code);
@@ -219,9 +224,11 @@ impl Decoder {
         self.record.unknown_again(b, |part| names.hash(part))
     }
 
-    /// Makes a dead letter.
+    /// Makes a dead letter. In a flood the details are left out: a message of eight megabytes can hold four million
+    /// records that are none.
     #[cold]
     pub(crate) fn refuse(&mut self, span: Span, (code, detail): Reason) {
+        let detail = if self.out.bad.len() < DETAILED { detail } else { String::new() };
         self.out.bad.push(BadRecord { span, code, detail });
     }
 }

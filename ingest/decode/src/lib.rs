@@ -66,6 +66,8 @@
 //! **Wide records with bad sensors**: the good sensors count, and one dead letter for the whole record, with the code
 //! of its first bad sensor, names the bad ones (up to 16) in its detail. To read its payload again therefore gives the
 //! good sensors again.
+//!
+//! Beyond 10,000 dead letters in one batch their details are left out.
 
 mod decoder;
 mod judge;

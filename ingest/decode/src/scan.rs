@@ -38,7 +38,7 @@ pub(crate) fn is_white(c: u8) -> bool {
 /// Eight bytes from `i`, the first in the lowest place.
 #[inline(always)]
 pub(crate) fn word(b: &[u8], i: usize) -> Option<u64> {
-    let eight = b.get(i..i + 8)?;
+    let eight = b.get(i..i.wrapping_add(8))?;
     Some(u64::from_le_bytes(eight.try_into().expect("eight bytes were asked for")))
 }
 

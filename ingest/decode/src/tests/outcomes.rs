@@ -553,6 +553,17 @@ fn the_limit_of_series_refuses_new_ones_alone() {
 }
 
 #[test]
+fn a_flood_is_counted_in_full() {
+    let message = format!("[{}{}]", "1,".repeat(100_000), good("1"));
+    let batch = batch_of(&mut Decoder::new(0, DecodeOptions::default()), &[message.as_bytes()]);
+    assert_eq!((batch.bad.len(), batch.readings.len()), (100_000, 1));
+    assert!(
+        batch.bad.iter().enumerate().all(|(k, bad)| bad.span.position as usize == k && bad.code == WrongType)
+    );
+    assert_eq!(batch.bad.iter().filter(|bad| !bad.detail.is_empty()).count(), 10_000);
+}
+
+#[test]
 fn a_batch_says_what_it_was_given() {
     let mut messages = Messages::default();
     messages.push(10, Some(Timestamp(5)), b"");

@@ -285,7 +285,7 @@ fn is_structure(bytes: &[u8], first: bool) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn readings_survive_every_way_of_writing_them(groups in groups(), shape in 0usize..3, seed in any::<u64>()) {
