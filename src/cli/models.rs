@@ -85,16 +85,16 @@ pub(super) struct Train {
     #[arg(long, default_value_t = 0.01, value_parser = nu)]
     nu: f64,
     /// `scale`, `auto` or a number, as in scikit-learn.
-    #[arg(long, default_value = "scale", value_parser = gamma)]
+    #[arg(long, default_value = "scale")]
     gamma: Gamma,
     /// What the models take as input.
     #[arg(long, value_delimiter = ',', default_value = "mean")]
     features: Vec<Feature>,
     /// Series with fewer windows get no model.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 20)]
     min_rows: usize,
     /// Of more windows, so many are taken, evenly spaced.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     max_rows: usize,
     /// Leave the active set as it is.
     #[arg(long)]
@@ -110,17 +110,6 @@ fn nu(text: &str) -> Result<f64, String> {
         .ok()
         .filter(good)
         .ok_or_else(|| format!("`{text}` is not a number above 0 and at most 1"))
-}
-
-fn gamma(text: &str) -> Result<Gamma, String> {
-    match text {
-        "scale" => Ok(Gamma::Scale),
-        "auto" => Ok(Gamma::Auto),
-        other => match other.parse::<f64>() {
-            Ok(g) if g > 0.0 && g.is_finite() => Ok(Gamma::Value(g)),
-            _ => Err(format!("`{other}` is none of `scale`, `auto` and a number above 0")),
-        },
-    }
 }
 
 pub(super) async fn run(command: Command, context: &Context) -> Outcome {
@@ -149,7 +138,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Outcome {
         },
         Command::Verify { version } => {
             let row = find(version, &*store).await?;
-            verify(&row, &*store, &blobs().await?).await
+            verify(&row, &blobs().await?).await
         }
     }
 }
@@ -178,6 +167,7 @@ async fn import(args: Import, context: &Context, store: &Arc<dyn Store>, blobs: 
         features: args.features,
         max_series: context.config.max_series,
         created_by: created_by(),
+        ..ImportOptions::default()
     };
     let report = context.shutdown.unless(models::import(store.as_ref(), blobs, &options)).await??;
     let ImportReport { version, imported, refused, skipped } = report;
@@ -199,10 +189,11 @@ async fn import(args: Import, context: &Context, store: &Arc<dyn Store>, blobs: 
 }
 
 async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &Blobs) -> Outcome {
+    let pane_us = store.pane_settings().await?.map_or(context.config.interval_us, |p| p.interval_us);
+    let window_us = args.window.unwrap_or(pane_us);
     let options = TrainOptions {
         from: args.from,
         to: args.to,
-        window_us: args.window,
         nu: args.nu,
         gamma: args.gamma,
         features: args.features,
@@ -210,22 +201,28 @@ async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &B
         max_rows: args.max_rows,
         activate: !args.no_activate,
         created_by: created_by(),
-        ..TrainOptions::default()
+        ..TrainOptions::new(window_us)
     };
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await??;
-    let TrainReport { version, trained, failed, .. } = report;
+    let TrainReport { version, trained, windows, range, failed, warnings } = report;
     if args.json {
         let failed: Vec<_> = failed
             .iter()
             .map(|(s, why)| json!({"device": s.device, "sensor": s.sensor, "why": why}))
             .collect();
         output::print(
-            &json!({"version": version, "trained": trained, "failed": failed, "active": options.activate})
-                .to_string(),
+            &json!({
+                "version": version, "trained": trained, "windows": windows, "from": range.start.to_rfc3339(),
+                "to": range.end.to_rfc3339(), "failed": failed, "active": options.activate,
+            })
+            .to_string(),
         );
     } else {
         for (series, why) in &failed {
             eprintln!("no model for {series}: {why}");
+        }
+        for (series, why) in &warnings {
+            eprintln!("warning: {series}: {why}");
         }
         let active = if options.activate { "active" } else { "not active" };
         output::print(&format!(
@@ -284,11 +281,6 @@ async fn load(row: &ModelSetRow, store: &dyn Store, blobs: &Blobs) -> Result<Mod
 
 async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs) -> Outcome {
     let set = load(row, store, blobs).await?;
-    let normal = |e: &models::Entry| {
-        e.normal
-            .as_ref()
-            .map(|n| n.iter().map(|(a, b)| format!("{a:.6} … {b:.6}")).collect::<Vec<_>>().join(", "))
-    };
     if as_json {
         let models: Vec<_> = set
             .entries
@@ -312,7 +304,10 @@ async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs
     }
     let rows = set.entries.iter().map(|e| {
         let (vectors, note) = match &e.outcome {
-            Ok(m) => (m.dual_coef.len().to_string(), normal(e).unwrap_or_default()),
+            Ok(m) => (
+                m.dual_coef.len().to_string(),
+                e.normal.as_deref().map_or(String::new(), models::ranges_text),
+            ),
             Err(why) => ("-".to_owned(), format!("refused: {why}")),
         };
         vec![e.name.device.clone(), e.name.sensor.clone(), e.model.clone(), vectors, note]
@@ -321,8 +316,18 @@ async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs
     Ok(Done::All)
 }
 
-async fn verify(row: &ModelSetRow, store: &dyn Store, blobs: &Blobs) -> Outcome {
-    let set = models::verify(blobs, store, row).await?;
-    output::print(&format!("model set {}: {set:?}", row.version));
-    Ok(Done::All)
+async fn verify(row: &ModelSetRow, blobs: &Blobs) -> Outcome {
+    let report = models::verify(blobs, row).await?;
+    for problem in &report.problems {
+        output::print(&format!("model set {}: {problem}", row.version));
+    }
+    if report.problems.is_empty() {
+        let n = report.scored;
+        output::print(&format!(
+            "model set {} is whole; {n} models gave their recorded decisions again",
+            row.version
+        ));
+        return Ok(Done::All);
+    }
+    Err(Fail::work(format!("model set {} is damaged", row.version)))
 }

@@ -138,8 +138,9 @@ impl Watch {
             to: Some(self.live.start),
             features: vec![Feature::Mean],
             nu: NU,
-            activate: true,
-            ..models::TrainOptions::default()
+            max_rows: super::setting::TRAINING as usize,
+            created_by: "demo".to_owned(),
+            ..models::TrainOptions::new(self.grid.len_us)
         };
         let store = self.handles.store.as_ref();
         let report = models::train(store, &blobs, &options).await?;
@@ -254,10 +255,6 @@ fn fault_in(faults: &[Fault], series: u32, interval: Interval) -> Option<&Fault>
 
 /// What each model calls normal, as text.
 fn normal_ranges(set: &ModelSet) -> HashMap<SeriesName, String> {
-    let text = |ranges: &[(f64, f64)]| {
-        let parts: Vec<String> = ranges.iter().map(|(a, b)| format!("{a:.3} … {b:.3}")).collect();
-        parts.join(", ")
-    };
-    let range = |e: &models::Entry| Some((e.name.clone(), text(e.normal.as_deref()?)));
+    let range = |e: &models::Entry| Some((e.name.clone(), models::ranges_text(e.normal.as_deref()?)));
     set.entries.iter().filter_map(range).collect()
 }

@@ -1,6 +1,6 @@
 //! From a URL to a store.
 
-use crate::{MemoryStore, PgStore, Result, Store, StoreError};
+use crate::{MemoryStore, PgStore, Result, SqliteStore, Store, StoreError};
 use std::sync::Arc;
 
 /// How a store is opened.
@@ -36,7 +36,10 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>> {
             if path.is_empty() {
                 return Err(wrong("`sqlite:` needs the path of a file, as in sqlite:./fleetscore.db"));
             }
-            Err(wrong("SQLite is not supported yet"))
+            // Opening makes a folder and a file, and waits for locks.
+            let path = std::path::PathBuf::from(path);
+            let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
+            Ok(Arc::new(opened.map_err(StoreError::internal)??))
         }
         Some(("memory", "")) => Ok(Arc::new(MemoryStore::new())),
         // The URL is not repeated: it may hold a password.
