@@ -142,8 +142,7 @@ async fn an_overtaken_publisher_writes_nothing() {
 
 #[tokio::test]
 async fn a_put_on_a_version_that_has_moved_does_not_happen() {
-    // Between the confirmation and the put another publisher takes over and puts: emulated by a store that lets it
-    // happen inside `confirm_publication`.
+    // What protects the moment between the confirmation and the put, in which another publisher may take over.
     let (w, old) = due().await;
     let blobs = memory_blobs();
     publish(&*w.store, &blobs, &old).await.unwrap();
