@@ -296,8 +296,11 @@ pub(crate) fn registry(store: Arc<dyn Store>, blobs: Blobs) -> Loader {
                 message: "it is not in the registry".to_owned(),
                 transient: false,
             })?;
-            let _ = (&blobs, row);
-            Err(ScorerError::ModelSet { version, message: "MERGE models::load".into(), transient: false })
+            crate::models::load(&blobs, store.as_ref(), &row).await.map_err(|e| ScorerError::ModelSet {
+                version,
+                message: e.to_string(),
+                transient: e.is_transient(),
+            })
         })
     })
 }
