@@ -298,8 +298,8 @@ pub(crate) fn registry(store: Arc<dyn Store>, blobs: Blobs) -> Loader {
             })?;
             crate::models::load(&blobs, store.as_ref(), &row).await.map_err(|e| ScorerError::ModelSet {
                 version,
-                transient: e.is_transient(),
                 message: e.to_string(),
+                transient: e.is_transient(),
             })
         })
     })

@@ -212,10 +212,10 @@ async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &B
             .collect();
         output::print(
             &json!({
-            "version": version, "trained": trained, "windows": windows, "from": range.start.to_rfc3339(),
-            "to": range.end.to_rfc3339(), "failed": failed, "active": options.activate,
-        })
-                .to_string(),
+                "version": version, "trained": trained, "windows": windows, "from": range.start.to_rfc3339(),
+                "to": range.end.to_rfc3339(), "failed": failed, "active": options.activate,
+            })
+            .to_string(),
         );
     } else {
         for (series, why) in &failed {
@@ -304,7 +304,10 @@ async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs
     }
     let rows = set.entries.iter().map(|e| {
         let (vectors, note) = match &e.outcome {
-            Ok(m) => (m.dual_coef.len().to_string(), e.normal.as_deref().map_or(String::new(), models::ranges_text)),
+            Ok(m) => (
+                m.dual_coef.len().to_string(),
+                e.normal.as_deref().map_or(String::new(), models::ranges_text),
+            ),
             Err(why) => ("-".to_owned(), format!("refused: {why}")),
         };
         vec![e.name.device.clone(), e.name.sensor.clone(), e.model.clone(), vectors, note]
@@ -320,7 +323,10 @@ async fn verify(row: &ModelSetRow, blobs: &Blobs) -> Outcome {
     }
     if report.problems.is_empty() {
         let n = report.scored;
-        output::print(&format!("model set {} is whole; {n} models gave their recorded decisions again", row.version));
+        output::print(&format!(
+            "model set {} is whole; {n} models gave their recorded decisions again",
+            row.version
+        ));
         return Ok(Done::All);
     }
     Err(Fail::work(format!("model set {} is damaged", row.version)))

@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(200);
 /// A model's share of training rows outside its range, at most. The training stretch is healthy, so little: the
 /// smaller, the fewer false alarms.
-const NU: f64 = 0.005;
+const NU: f64 = 0.01;
+/// Windows of a fit, evenly spaced: fitting takes time by the square of them.
+const MAX_ROWS: usize = 150;
 
 pub(crate) struct Watch {
     handles: Handles,
@@ -138,7 +140,8 @@ impl Watch {
             to: Some(self.live.start),
             features: vec![Feature::Mean],
             nu: NU,
-            max_rows: super::setting::TRAINING as usize,
+            max_rows: MAX_ROWS,
+            tolerance: 1e-5,
             created_by: "demo".to_owned(),
             ..models::TrainOptions::new(self.grid.len_us)
         };
