@@ -111,6 +111,7 @@ pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> O
         None => None,
     };
     let mut running = Running::start(config, roles, shutdown).await?;
+    running.warn_of_growth(config, shutdown).await;
     if let Some(listener) = listener {
         running.serve(listener);
     }
@@ -152,7 +153,6 @@ impl Running {
         if roles.scores() {
             running.start_scorer(config, &name);
         }
-        running.warn_of_growth(config, shutdown).await;
         tracing::info!("{name} runs as {roles:?}");
         Ok(running)
     }

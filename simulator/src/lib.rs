@@ -4,7 +4,7 @@
 //! steps in which [`Fleet::advance`] is called; only IEEE arithmetic is used, no function that differs between
 //! mathematical libraries.
 //!
-//! A healthy series is a level of its own, a slow daily swing, and autoregressive noise that saturates at a band
+//! A healthy series is a level of its own, a slow swing, by default once a day, and autoregressive noise that saturates at a band
 //! around the level, as a controlled machine's does. All sensors of a device are read at the same instant, once per
 //! period, with jitter.
 //!
@@ -36,6 +36,9 @@ pub struct FleetOptions {
     pub seed: u64,
     /// Each series has one reading in each period of this length, in microseconds; at least 1.
     pub period_us: i64,
+    /// Length of the slow swing of healthy values, in microseconds; a day by default. A model sees all of it only if
+    /// it is trained on a whole turn.
+    pub swing_us: i64,
     /// Event time of the beginning, in microseconds since the epoch.
     pub start_us: i64,
     /// No fault begins before this event time.
@@ -55,6 +58,7 @@ impl Default for FleetOptions {
             sensors: 5,
             seed: 1,
             period_us: 1_000_000,
+            swing_us: 86_400_000_000,
             start_us,
             faults_from_us: start_us + 3_600_000_000,
             fault_rate: 0.01,

@@ -4,11 +4,10 @@ use crate::{Fault, FaultKind, FleetOptions};
 use fastrand::Rng;
 
 const MINUTE_US: f64 = 60e6;
-const DAY_US: i64 = 86_400_000_000;
 /// How long the noise remembers.
 const NOISE_MEMORY_US: f64 = 60e6;
-/// Parts of the band that the daily swing and the noise between successive readings take.
-const DAILY: f64 = 0.15;
+/// Parts of the band that the slow swing and the noise between successive readings take.
+const SWING: f64 = 0.15;
 const WHITE: f64 = 0.1;
 
 /// Name, usual level and healthy band of a kind of sensor.
@@ -42,7 +41,7 @@ pub(crate) struct Signal {
     series: u32,
     level: f64,
     band: f64,
-    /// Part of a day by which the swing is shifted.
+    /// Part of a turn by which the swing is shifted.
     phase: f64,
     /// Weight of the noise's past.
     memory: f64,
@@ -82,7 +81,7 @@ impl Signal {
 
     /// Usual level, and how far a healthy value strays from it.
     pub(crate) fn band(&self) -> (f64, f64) {
-        (self.level, self.band * (1.0 + DAILY + 2.0 * WHITE))
+        (self.level, self.band * (1.0 + SWING + 2.0 * WHITE))
     }
 
     /// The reading at `ts_us`, if there is one. Labels of faults that have begun by then go to `labels`.
@@ -92,7 +91,7 @@ impl Signal {
         ts_us: i64,
         labels: &mut Vec<Fault>,
     ) -> Option<f64> {
-        let healthy = self.healthy(ts_us);
+        let healthy = self.healthy(options, ts_us);
         self.settle(options, ts_us, labels);
         let value = match self.next {
             Some(plan) if plan.fault.from_us <= ts_us => self.faulty(&plan, healthy, ts_us)?,
@@ -122,14 +121,15 @@ impl Signal {
     }
 
     /// The value of a healthy machine. Draws the same numbers whether a fault covers it or not.
-    fn healthy(&mut self, ts_us: i64) -> f64 {
+    fn healthy(&mut self, options: &FleetOptions, ts_us: i64) -> f64 {
         let fresh = unit_noise(&mut self.value_rng);
         self.noise = self.memory * self.noise + (1.0 - self.memory * self.memory).sqrt() * fresh;
         let held = self.noise / (1.0 + self.noise * self.noise).sqrt();
         let white = 2.0 * self.value_rng.f64() - 1.0;
-        let day = ts_us.rem_euclid(DAY_US) as f64 / DAY_US as f64;
-        let swing = sine(day + self.phase);
-        self.level + self.band * (held + DAILY * swing + WHITE * white)
+        let length = options.swing_us.max(1);
+        let turn = ts_us.rem_euclid(length) as f64 / length as f64;
+        let swing = sine(turn + self.phase);
+        self.level + self.band * (held + SWING * swing + WHITE * white)
     }
 
     fn faulty(&mut self, plan: &Plan, healthy: f64, ts_us: i64) -> Option<f64> {

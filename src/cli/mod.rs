@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 /// Every device's own anomaly model, scored on every interval: Kafka in, SQL and blobs out.
 #[derive(Debug, Parser)]
-#[command(name = "fleetscore", version, propagate_version = true, max_term_width = 120)]
+#[command(name = "fleetscore", version, max_term_width = 120)]
 struct Cli {
     /// File of settings.
     #[arg(long, global = true, value_name = "FILE", env = "FLEETSCORE_CONFIG")]
@@ -56,7 +56,7 @@ enum Command {
     Score,
     /// Score the intervals that start in [from, to) now, and exit: backfill and re-score.
     Run(run::Args),
-    /// List, show and cancel runs; score again what failed.
+    /// List, show and cancel runs (`run` scores again).
     Runs(runs::Args),
     /// List schedules.
     Schedules(schedules::Args),

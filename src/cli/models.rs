@@ -4,6 +4,7 @@ use super::Context;
 use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{connect, output};
+use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_schemas::window::Feature;
 use fleetscore_scorer::blobs::Blobs;
@@ -13,6 +14,9 @@ use fleetscore_scorer::models::{
 use fleetscore_store::{ModelSetRow, Store};
 use serde_json::json;
 use std::sync::Arc;
+
+/// Warnings of a training that a person is shown one by one.
+const WARNINGS: usize = 5;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -206,23 +210,31 @@ async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &B
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await??;
     let TrainReport { version, trained, windows, range, failed, warnings } = report;
     if args.json {
-        let failed: Vec<_> = failed
-            .iter()
-            .map(|(s, why)| json!({"device": s.device, "sensor": s.sensor, "why": why}))
-            .collect();
-        output::print(
-            &json!({
-                "version": version, "trained": trained, "windows": windows, "from": range.start.to_rfc3339(),
-                "to": range.end.to_rfc3339(), "failed": failed, "active": options.activate,
-            })
-            .to_string(),
-        );
+        let listed = |list: &[(SeriesName, String)]| {
+            let one =
+                |(s, why): &(SeriesName, String)| json!({"device": s.device, "sensor": s.sensor, "why": why});
+            list.iter().map(one).collect::<Vec<_>>()
+        };
+        let value = json!({
+            "version": version,
+            "trained": trained,
+            "windows": windows,
+            "from": range.start.to_rfc3339(),
+            "to": range.end.to_rfc3339(),
+            "failed": listed(&failed),
+            "warnings": listed(&warnings),
+            "active": options.activate,
+        });
+        output::print(&value.to_string());
     } else {
         for (series, why) in &failed {
             eprintln!("no model for {series}: {why}");
         }
-        for (series, why) in &warnings {
+        for (series, why) in warnings.iter().take(WARNINGS) {
             eprintln!("warning: {series}: {why}");
+        }
+        if warnings.len() > WARNINGS {
+            eprintln!("warning: and {} more (--json lists all)", warnings.len() - WARNINGS);
         }
         let active = if options.activate { "active" } else { "not active" };
         output::print(&format!(

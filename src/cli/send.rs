@@ -132,6 +132,7 @@ impl Source {
             faults_from_us: plan.start.0,
             fault_rate: 0.005,
             fault_len_us: (120 * US_PER_S, 600 * US_PER_S),
+            ..FleetOptions::default()
         };
         Ok((Self::Simulated(Box::new(simulate::Simulated::new(options, plan.end))), plan.pace))
     }

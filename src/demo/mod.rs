@@ -48,7 +48,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown, wish: Wish) -> Out
 
     let feed = Arc::new(Feed::default());
     let feeder = feeder(&stage, &wish, &running)?;
-    let feeding = {
+    let mut feeding = {
         let feed = Arc::clone(&feed);
         tokio::spawn(async move { feeder.run(&feed).await })
     };
@@ -57,13 +57,18 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown, wish: Wish) -> Out
         () = shutdown.token().cancelled() => None,
         fail = running.failed() => Some(fail),
         ended = watch.run() => ended.err(),
-        fed = feeding => Some(match fed {
+        fed = &mut feeding => Some(match fed {
             Ok(Err(fail)) => fail,
             Ok(Ok(())) => Fail::work("the producer ended by itself"),
             Err(e) => Fail::work(format!("the producer broke: {e}")),
         }),
     };
     let summary = watch.end();
+    // The producer goes before the broker does.
+    feeding.abort();
+    if !feeding.is_finished() {
+        let _ = feeding.await;
+    }
     let stopped = running.stop().await;
     if let Some(fail) = failed {
         return Err(fail);

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 /// Intervals of the training stretch: so many means of a healthy series show nearly all of its range.
 pub(super) const TRAINING: i64 = 300;
+/// Intervals of a healthy machine's slow swing: training sees it several times over.
+const SWING: i64 = 60;
 /// Intervals after it that are scored faster than the clock, at least.
 const FAST: i64 = 180;
 /// Readings of a series in an interval.
@@ -107,6 +109,7 @@ impl Stage {
             sensors: wish.sensors,
             seed: wish.seed,
             period_us: self.period_us,
+            swing_us: SWING * interval,
             start_us: self.start.0,
             faults_from_us: self.live_from.0,
             fault_rate: 0.02 * (60 * US_PER_S) as f64 / interval as f64,
