@@ -29,9 +29,7 @@ fn download(environment: &[(String, String)], container: &str) -> BTreeMap<Strin
         .expect("set by the harness")
         .1
         .clone();
-    // SAFETY-free way: the emulator's address is an option of the builder.
     let store = MicrosoftAzureBuilder::new()
-        .with_use_emulator(true)
         .with_endpoint(format!("{url}/{}", crate::harness::azurite::ACCOUNT))
         .with_allow_http(true)
         .with_account(crate::harness::azurite::ACCOUNT)

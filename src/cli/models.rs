@@ -173,7 +173,12 @@ async fn import(args: Import, context: &Context, store: &Arc<dyn Store>, blobs: 
         created_by: created_by(),
         ..ImportOptions::default()
     };
-    let report = context.shutdown.unless(models::import(store.as_ref(), blobs, &options)).await??;
+    let report = context.shutdown.unless(models::import(store.as_ref(), blobs, &options)).await?;
+    let report = report.map_err(|e| match e {
+        // The command was right; the work on these files failed.
+        models::ModelError::Refused { .. } => Fail::work(e.to_string()),
+        other => other.into(),
+    })?;
     let ImportReport { version, imported, refused, skipped } = report;
     if args.json {
         let refused: Vec<_> = refused.iter().map(|(path, why)| json!({"path": path, "why": why})).collect();
@@ -182,6 +187,9 @@ async fn import(args: Import, context: &Context, store: &Arc<dyn Store>, blobs: 
     } else {
         for (path, why) in &refused {
             eprintln!("refused {path}: {why}");
+        }
+        for path in &skipped {
+            eprintln!("skipped {path}: its name does not match the pattern");
         }
         let active = if options.activate { "active" } else { "not active" };
         output::print(&format!(

@@ -8,6 +8,7 @@ use crate::output::{self, Format};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A SELECT over the views windows, predictions, anomalies, runs, dead_letters, progress …
+    #[arg(allow_hyphen_values = true)] // it may begin with a comment
     statement: String,
     /// How the rows are printed.
     #[arg(long, value_enum, default_value = "table")]

@@ -1,8 +1,9 @@
 //! Asks a store through its own stock client: `psql` or `sqlite3`. What users can see is what is tested.
 
 use super::Servers;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A store under test.
 #[derive(Debug, Clone)]
@@ -43,18 +44,29 @@ impl Database {
         let mut command = match self {
             Self::Postgres { url } => {
                 let mut c = Command::new("psql");
-                c.args(["-qX", "-v", "ON_ERROR_STOP=1", "--csv", "-t", "-c", sql])
-                    .arg(url)
-                    .env("PGTZ", "UTC");
+                c.args(["-qX", "-v", "ON_ERROR_STOP=1", "--csv", "-t"]).arg(url).env("PGTZ", "UTC");
                 c
             }
             Self::Sqlite { file } => {
                 let mut c = Command::new("sqlite3");
-                c.args(["-batch", "-bail", "-csv", "-cmd", ".timeout 10000", "-readonly"]).arg(file).arg(sql);
+                // By standard input: an argument may not begin with a comment.
+                c.args(["-batch", "-bail", "-csv", "-cmd", ".timeout 10000", "-readonly"]).arg(file);
                 c
             }
         };
-        let out = command.output().map_err(|e| e.to_string())?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let mut input = child.stdin.take().expect("piped");
+        input
+            .write_all(sql.as_bytes())
+            .and_then(|()| input.write_all(b"\n;\n"))
+            .map_err(|e| e.to_string())?;
+        drop(input);
+        let out = child.wait_with_output().map_err(|e| e.to_string())?;
         if !out.status.success() {
             return Err(format!("{sql}: {}", String::from_utf8_lossy(&out.stderr)));
         }

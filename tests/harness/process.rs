@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// A running child; stopped when dropped, and by the kernel if the tests die first.
@@ -30,7 +30,7 @@ impl Process {
                 Ok(())
             });
         }
-        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let child = spawn_for_good(command);
         Self { pid: child.id() as i32, child: Mutex::new(child), stop_signal, log: log.to_owned() }
     }
 
@@ -94,6 +94,27 @@ impl Drop for Process {
         self.signal(libc::SIGCONT);
         self.stop();
     }
+}
+
+/// Starts a child from a thread that lives as long as the tests: the kernel's death signal comes when the *thread* that
+/// started a child ends, and the threads of single tests do.
+fn spawn_for_good(command: Command) -> Child {
+    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+    static KEEPER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
+    let keeper = KEEPER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // The test that asked may have failed meanwhile.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let what = format!("{command:?}");
+    let (answer, child) = mpsc::channel();
+    keeper.lock().expect("nothing panics here").send((command, answer)).expect("the keeper never ends");
+    child.recv().expect("the keeper answers").unwrap_or_else(|e| panic!("cannot start {what}: {e}"))
 }
 
 /// Whether the tests run as root.

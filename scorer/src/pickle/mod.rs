@@ -20,7 +20,7 @@ pub const MAX_BYTES: usize = 64 << 20;
 pub enum PickleError {
     /// It names something that is not a part of the models that can be imported. Nothing was executed.
     #[error(
-        "names the global `{name}` at byte {at}, which is not on the list of what is read: nothing was executed"
+        "names the global `{name}` at offset {at}, which is not on the list of what is read: nothing was executed"
     )]
     Global {
         /// Module and name.
@@ -29,7 +29,7 @@ pub enum PickleError {
         at: usize,
     },
     /// The file ends in the middle.
-    #[error("is cut short: {wanted} more bytes are wanted at byte {at}, and {left} are left")]
+    #[error("is cut short: {wanted} more bytes are wanted at offset {at}, and {left} are left")]
     Truncated {
         /// Where the reading stood.
         at: usize,
@@ -39,7 +39,7 @@ pub enum PickleError {
         left: usize,
     },
     /// It is not a pickle, or one that no Python writes.
-    #[error("is not a well-formed pickle: {what} at byte {at}")]
+    #[error("is not a well-formed pickle: {what} at offset {at}")]
     Malformed {
         /// What is wrong.
         what: String,
@@ -47,7 +47,7 @@ pub enum PickleError {
         at: usize,
     },
     /// It is larger than any model.
-    #[error("is larger than a model can be: more than {limit} {what} at byte {at}")]
+    #[error("is larger than a model can be: more than {limit} {what} at offset {at}")]
     TooLarge {
         /// What there is too much of.
         what: &'static str,

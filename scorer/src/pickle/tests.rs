@@ -97,10 +97,10 @@ fn a_pickle_that_calls_something_is_refused_by_name_and_offset() {
         [&good[..at], b"cos\nsystem\nX\x02\0\0\0id\x85R", &good[at..]].concat()
     };
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (format!("cos\nsystem\n(S'{command}'\ntR.").into_bytes(), "`os.system` at byte 0"),
-        (format!("cposix\nsystem\n(V{command}\ntR.").into_bytes(), "`posix.system` at byte 0"),
-        (stack_global("os", "system"), "`os.system` at byte 14"),
-        (stack_global("builtins", "eval"), "`builtins.eval` at byte 18"),
+        (format!("cos\nsystem\n(S'{command}'\ntR.").into_bytes(), "`os.system` at offset 0"),
+        (format!("cposix\nsystem\n(V{command}\ntR.").into_bytes(), "`posix.system` at offset 0"),
+        (stack_global("os", "system"), "`os.system` at offset 14"),
+        (stack_global("builtins", "eval"), "`builtins.eval` at offset 18"),
         (stack_global("builtins", "getattr"), "`builtins.getattr`"),
         (stack_global("numpy", "load"), "`numpy.load`"),
         (stack_global("sklearn.svm", "OneClassSVM.fit"), "`sklearn.svm.OneClassSVM.fit`"),
@@ -109,10 +109,10 @@ fn a_pickle_that_calls_something_is_refused_by_name_and_offset() {
             stack_global("numpy.random._pickle", "__randomstate_ctor"),
             "`numpy.random._pickle.__randomstate_ctor`",
         ),
-        (format!("(S'{command}'\nios\nsystem\n.").into_bytes(), "`os.system` at byte "),
-        (format!("(cos\nsystem\nS'{command}'\no.").into_bytes(), "`os.system` at byte 1"),
-        (b"\x80\x02c__builtin__\neval\nX\x01\0\0\x001\x85R.".to_vec(), "`__builtin__.eval` at byte 2"),
-        (nested, "`os.system` at byte "),
+        (format!("(S'{command}'\nios\nsystem\n.").into_bytes(), "`os.system` at offset "),
+        (format!("(cos\nsystem\nS'{command}'\no.").into_bytes(), "`os.system` at offset 1"),
+        (b"\x80\x02c__builtin__\neval\nX\x01\0\0\x001\x85R.".to_vec(), "`__builtin__.eval` at offset 2"),
+        (nested, "`os.system` at offset "),
     ];
     for (bytes, named) in cases {
         let e = refused(&bytes);
