@@ -142,8 +142,9 @@ CREATE TABLE run_data (
 ) WITHOUT ROWID;
 -- An interval has one open run per schedule.
 CREATE UNIQUE INDEX run_data_open ON run_data (schedule, interval_start) WHERE state IN ('waiting', 'running');
-CREATE INDEX run_data_interval ON run_data (schedule, interval_start);
+CREATE INDEX run_data_interval ON run_data (schedule, interval_start, opened_at);
 CREATE INDEX run_data_newest ON run_data (interval_start);
+CREATE INDEX run_data_skipped ON run_data (schedule, interval_start) WHERE state = 'skipped';
 
 -- One row per interval and shard for all of its runs: `attempt` only rises, and is the fence of every commit.
 -- `state` is `waiting`, `open` or `done`, as its present run is; an open one with an unexpired lease is being worked on.

@@ -9,8 +9,8 @@ use crate::{
 };
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, Timestamp};
-use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::types::{Type, Value};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
 use std::str::FromStr;
 use uuid::Uuid;
 
@@ -206,25 +206,56 @@ fn open(tx: &Transaction<'_>, run: &NewRun, now: Timestamp) -> Result<bool> {
 
 // --- runs -----------------------------------------------------------------------------------------------------------
 
+const RUN_COLUMNS: &str = "run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, \
+    no_data, no_model, model_error, input_invalid, attempt, opened_at, started_at, finished_at, \
+    coalesce(error, note), data_only";
+
+/// Only the clauses that are asked for, so that each question finds its index: ids the key, open states the index of
+/// open runs, a range of time the intervals that can reach into it.
 pub(super) fn runs(conn: &Connection, filter: &RunFilter) -> Result<Vec<RunRow>> {
-    let mut select = conn.prepare_cached(
-        "SELECT run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, no_data,
-                no_model, model_error, input_invalid, attempt, opened_at, started_at, finished_at,
-                coalesce(error, note), data_only
-         FROM run_data
-         WHERE (?1 IS NULL OR schedule = ?1) AND (?2 IS NULL OR state IN (SELECT value FROM json_each(?2)))
-           AND (?3 IS NULL OR run_id IN (SELECT value FROM json_each(?3)))
-           AND (?4 IS NULL OR interval_end > ?4) AND (?5 IS NULL OR interval_start < ?5)
-         ORDER BY interval_start DESC, opened_at DESC LIMIT ?6",
-    )?;
-    let states: Vec<_> = filter.states.iter().map(|s| s.as_str()).collect();
-    let states = (!states.is_empty()).then(|| format!("{states:?}")); // names without quotes: their list is JSON
-    let limit = if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(-1) };
-    let (after, before) = (filter.overlapping.map(|i| i.start.0), filter.overlapping.map(|i| i.end.0));
-    let rows = select.query_map(
-        params![filter.schedule, states, filter.run_ids.as_deref().map(id_list), after, before, limit],
-        run_row,
-    )?;
+    let mut clauses = vec!["true".to_owned()];
+    let mut values: Vec<Value> = Vec::new();
+    let mut parameter = |value: Value| {
+        values.push(value);
+        format!("?{}", values.len())
+    };
+    if let Some(schedule) = &filter.schedule {
+        clauses.push(format!("schedule = {}", parameter(schedule.clone().into())));
+    }
+    if !filter.states.is_empty() {
+        // Our own names, in the text so that the planner sees that a partial index holds them.
+        let names: Vec<_> = filter.states.iter().map(|s| format!("'{s}'")).collect();
+        clauses.push(format!("state IN ({})", names.join(", ")));
+        if filter.states.iter().all(|s| !s.is_final()) {
+            clauses.push("state IN ('waiting', 'running')".to_owned());
+        }
+    }
+    if let Some(ids) = &filter.run_ids {
+        clauses.push(format!("run_id IN (SELECT value FROM json_each({}))", parameter(id_list(ids).into())));
+    }
+    let mut branches = vec![("", String::new())];
+    if let Some(range) = filter.overlapping {
+        let (start, end) = (parameter(range.start.0.into()), parameter(range.end.0.into()));
+        clauses.push(format!("interval_end > {start} AND interval_start < {end}"));
+        // An interval is no longer than the longest window; only a skipped range may reach in from far away.
+        let near = format!("{start} - (SELECT coalesce(max(window_us), 0) FROM schedule_data)");
+        branches = vec![
+            ("", format!(" AND interval_start > {near}")),
+            // Skipped ranges are few; without statistics the planner would walk all older intervals for them.
+            (" INDEXED BY run_data_skipped", format!(" AND state = 'skipped' AND interval_start <= {near}")),
+        ];
+    }
+    let common = clauses.join(" AND ");
+    let select = |(index, branch): &(&str, String)| {
+        format!("SELECT {RUN_COLUMNS} FROM run_data{index} WHERE {common}{branch}")
+    };
+    let mut sql = branches.iter().map(select).collect::<Vec<_>>().join(" UNION ALL ");
+    sql += " ORDER BY interval_start DESC, opened_at DESC";
+    if filter.limit > 0 {
+        sql += &format!(" LIMIT {}", filter.limit);
+    }
+    let mut select = conn.prepare_cached(&sql)?;
+    let rows = select.query_map(params_from_iter(values), run_row)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
