@@ -4,8 +4,10 @@
 use crate::golden::expected;
 use crate::harness::data::{Dataset, reference, seeded};
 use crate::harness::database::Database;
+use crate::harness::fleetscore::Fleetscore;
+use crate::harness::kafka::Message;
 use crate::harness::scenario::{
-    assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
+    PATIENCE, assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
     wait_until_scored,
 };
 use crate::harness::{Servers, Test};
@@ -15,14 +17,54 @@ use std::sync::Arc;
 
 /// All trials of this file.
 pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
-    [false, true]
-        .into_iter()
-        .map(|sqlite| {
-            let servers = servers.clone();
-            let name = if sqlite { "late::held_back_sqlite" } else { "late::held_back_postgres" };
-            Trial::test(name, move || held_back(&servers, &reference().unwrap_or_else(seeded), sqlite))
-        })
-        .collect()
+    let mut trials = Vec::new();
+    for sqlite in [false, true] {
+        let store = if sqlite { "sqlite" } else { "postgres" };
+        let s = servers.clone();
+        trials.push(Trial::test(format!("late::held_back_{store}"), move || {
+            held_back(&s, &reference().unwrap_or_else(seeded), sqlite)
+        }));
+        let s = servers.clone();
+        trials.push(Trial::test(format!("late::replayed_once_{store}"), move || replayed_once(&s, sqlite)));
+    }
+    trials
+}
+
+/// Too late is a dead letter for each sensor of a wide record; a replay counts each once, however often it is run.
+fn replayed_once(servers: &Servers, sqlite: bool) -> Test {
+    let database = if sqlite { Database::sqlite(servers) } else { Database::postgres(servers) };
+    let topic = topic("replay");
+    servers.kafka().create_topic(&topic, 1);
+    let fleetscore = Fleetscore::new(servers, &database, &topic).with("--allowed-lateness", "1m");
+    let wide = |ts: &str| Message {
+        key: "d".into(),
+        payload: Some(
+            format!(r#"{{"device": "d", "ts": "{ts}", "values": {{"a": 1, "b": 2}}}}"#).into_bytes(),
+        ),
+    };
+    let broken = br#"{"device": "d", "ts": "2026-01-01T01:00:00Z", "values": {"a": 1, "b": 2, "c": null}}"#;
+    let broken = Message { key: "d".into(), payload: Some(broken.to_vec()) };
+    servers.kafka().send(&topic, &[wide("2026-01-01T01:00:00Z"), wide("2026-01-01T00:00:00Z"), broken]);
+    let up = fleetscore.start(&["up"]);
+    let readings = "SELECT coalesce(sum(readings), 0) FROM windows";
+    database.wait_for(readings, 4, PATIENCE);
+    database.wait_for("SELECT count(*) FROM dead_letters", 3, PATIENCE);
+    for _ in 0..2 {
+        // The two that were too late count now; the null never will.
+        let replay = fleetscore.output(&["dead-letters", "replay"]);
+        assert!(!replay.status.success(), "one cannot be counted");
+        let said = [replay.stdout, replay.stderr].map(|s| String::from_utf8_lossy(&s).into_owned()).concat();
+        assert_eq!(database.number(readings)?, 6, "{said}");
+    }
+    assert_eq!(database.number("SELECT count(*) FROM dead_letters WHERE replayed_at IS NOT NULL")?, 2);
+    assert_eq!(
+        database.number(
+            "SELECT count(*) FROM windows WHERE window_start < '2026-01-01T00:30:00Z' AND readings = 1"
+        )?,
+        2
+    );
+    up.stop();
+    Ok(())
 }
 
 fn held_back(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {

@@ -111,13 +111,13 @@ impl Prepared {
     /// Puts accepted readings into `pending`, and everything that was refused into `letters`.
     pub(crate) fn judge(
         &self,
-        ids: &[u32],
+        keys: &Keys,
         rules: &Rules,
         tide: &mut Tide,
         pending: &mut Pending,
         letters: &mut Letters,
     ) -> Judged {
-        let mut admitted = self.admit(ids, rules, tide);
+        let mut admitted = self.admit(&keys.ids, rules, tide);
         let mut judged = Judged {
             readings: admitted.keys.len() as u64,
             late: admitted.late,
@@ -128,12 +128,16 @@ impl Prepared {
         };
         for bad in &self.batch.bad {
             *judged.dead.entry(bad.code).or_default() += 1;
-            letters.push(&self.batch, bad.span, bad.code, bad.detail.clone());
+            letters.push(&self.batch, bad.span, (bad.code, bad.detail.clone()), bad.sensors.clone());
         }
         for (i, refusal) in &admitted.refused {
-            let (code, detail) = self.explain(*i, *refusal, rules);
-            *judged.dead.entry(code).or_default() += 1;
-            letters.push(&self.batch, self.batch.readings.spans[*i as usize], code, detail);
+            let reason = self.explain(*i, *refusal, rules);
+            *judged.dead.entry(reason.0).or_default() += 1;
+            let readings = &self.batch.readings;
+            // Other sensors of the same record may have counted.
+            let name = keys.names.get(readings.series.value(*i as usize) as usize).and_then(Option::as_ref);
+            let sensors = name.map(|n| n.sensor.clone()).into_iter().collect();
+            letters.push(&self.batch, readings.spans[*i as usize], reason, sensors);
         }
         pending.push(&mut admitted);
         judged

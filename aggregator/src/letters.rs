@@ -27,8 +27,14 @@ impl Letters {
         self.bytes
     }
 
-    /// Adds one record of a batch.
-    pub(crate) fn push(&mut self, batch: &ReadingBatch, span: Span, code: DeadLetterCode, detail: String) {
+    /// Adds one record of a batch; `sensors` of it did not count (none named: nothing of it did).
+    pub(crate) fn push(
+        &mut self,
+        batch: &ReadingBatch,
+        span: Span,
+        (code, detail): (DeadLetterCode, String),
+        sensors: Vec<String>,
+    ) {
         let message = span.message as usize;
         let offset = batch.messages.offsets[message];
         if self.rows.len() >= self.max {
@@ -46,6 +52,7 @@ impl Letters {
                     broker_time: batch.messages.broker_times[message],
                     count: 0,
                     last_offset: Some(offset),
+                    sensors: Vec::new(),
                 }
             });
             row.count += 1;
@@ -54,7 +61,8 @@ impl Letters {
             return;
         }
         let payload = batch.messages.bytes(span).to_vec();
-        self.bytes += OVERHEAD + detail.len() + payload.len();
+        let named: usize = sensors.iter().map(|s| s.len() + size_of::<String>()).sum();
+        self.bytes += OVERHEAD + detail.len() + payload.len() + named;
         self.rows.push(DeadLetter {
             partition: batch.source.clone(),
             offset,
@@ -65,6 +73,7 @@ impl Letters {
             broker_time: batch.messages.broker_times[message],
             count: 1,
             last_offset: None,
+            sensors,
         });
     }
 

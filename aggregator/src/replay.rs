@@ -15,8 +15,8 @@ use fleetscore_schemas::delta;
 use fleetscore_schemas::reading::ReadingBatch;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_state::{Rules, Tide};
-use fleetscore_store::{Checkpoint, Outcome, Store, StoreError};
-use std::collections::BTreeMap;
+use fleetscore_store::{Checkpoint, DeadLetterRow, Outcome, Store, StoreError};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What became of a replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub struct ReplayReport {
     pub refused: Vec<(i64, DeadLetterCode, String)>,
 }
 
-/// Replays dead letters: message `i` of the batch is the payload of the dead letter `ids[i]`, decoded with the present
-/// settings.
+/// Replays dead letters: message `i` of the batch is the payload of `letters[i]`, decoded with the present settings by a
+/// decoder of its own.
 ///
-/// A dead letter is replayed as a whole or not at all, so that replaying what is left of it later cannot count a
-/// reading twice. Readings are judged by the input rules, the clock, the floor of retention and the expressions, not by
+/// Of a wide object only the sensors that its dead letter names are read again: the others have counted. A dead letter
+/// is replayed as a whole or not at all, so that replaying what is left of it later cannot count a reading twice. Readings are judged by the input rules, the clock, the floor of retention and the expressions, not by
 /// lateness.
 ///
 /// # Errors
@@ -45,12 +45,12 @@ pub async fn replay_dead_letters(
     options: &Options,
     store: &dyn Store,
     clock: &dyn Clock,
-    ids: &[i64],
-    mut batch: ReadingBatch,
+    letters: &[DeadLetterRow],
+    batch: ReadingBatch,
 ) -> Result<ReplayReport, AggregatorError> {
     options.check()?;
-    if ids.len() != batch.messages.len() {
-        return Err(AggregatorError::internal("a replay needs one id per message"));
+    if letters.len() != batch.messages.len() {
+        return Err(AggregatorError::internal("a replay needs one dead letter per message"));
     }
     let expressions = RowExpressions::plan(&options.panes.filter, &options.panes.value)?;
     let shared = Shared::default();
@@ -64,6 +64,7 @@ pub async fn replay_dead_letters(
         allowed_lateness_us: None,
         floor: progress.rows.iter().filter_map(|r| r.floor).max().map(Timestamp::us),
     };
+    let mut batch = uncounted(batch, letters).map_err(AggregatorError::internal)?;
     let mut series = SeriesCache::default();
     series.note(batch.decoder, &mut batch.new_series);
     let decoder = batch.decoder;
@@ -72,6 +73,14 @@ pub async fn replay_dead_letters(
     let mut refused: BTreeMap<u32, (DeadLetterCode, String)> = BTreeMap::new();
     for bad in &batch.bad {
         refused.entry(bad.span.message).or_insert_with(|| (bad.code, bad.detail.clone()));
+    }
+    let found: HashSet<u32> = batch.readings.spans.iter().map(|s| s.message).collect();
+    for (message, letter) in (0..).zip(letters) {
+        if !letter.sensors.is_empty() && !found.contains(&message) {
+            let why =
+                format!("no reading of {} is in it with the present settings", letter.sensors.join(", "));
+            refused.entry(message).or_insert((DeadLetterCode::MissingField, why));
+        }
     }
     let mut prepared =
         Prepared::new(Box::new(batch), &expressions, series.keys(decoder), Timestamp(rules.clock))?;
@@ -103,10 +112,10 @@ pub async fn replay_dead_letters(
         filtered: admitted.filtered,
         ..ReplayReport::default()
     };
-    for (i, id) in ids.iter().enumerate() {
+    for (i, letter) in letters.iter().enumerate() {
         match refused.remove(&(i as u32)) {
-            Some((code, detail)) => report.refused.push((*id, code, detail)),
-            None => report.replayed.push(*id),
+            Some((code, detail)) => report.refused.push((letter.id, code, detail)),
+            None => report.replayed.push(letter.id),
         }
     }
     if !report.replayed.is_empty() {
@@ -146,6 +155,30 @@ async fn commit(
 
 fn failed(error: StoreError) -> AggregatorError {
     AggregatorError::store("replaying dead letters", error)
+}
+
+/// The batch without what has counted already: readings and faults of sensors that a dead letter does not name.
+fn uncounted(
+    mut batch: ReadingBatch,
+    letters: &[DeadLetterRow],
+) -> Result<ReadingBatch, arrow::error::ArrowError> {
+    let named = |message: u32, sensor: &str| {
+        let sensors = &letters[message as usize].sensors;
+        sensors.is_empty() || sensors.iter().any(|s| s == sensor)
+    };
+    batch.bad.retain(|bad| {
+        bad.sensors.is_empty() || bad.sensors.iter().any(|sensor| named(bad.span.message, sensor))
+    });
+    let sensors: HashMap<u32, &str> =
+        batch.new_series.iter().map(|(key, name)| (*key, name.sensor.as_str())).collect();
+    let keep: Vec<bool> = batch
+        .readings
+        .spans
+        .iter()
+        .zip(batch.readings.series.values())
+        .map(|(span, key)| sensors.get(key).is_none_or(|sensor| named(span.message, sensor)))
+        .collect();
+    without(batch, &keep)
 }
 
 /// The batch with the marked readings alone.

@@ -22,7 +22,7 @@ fn options(filter: &str) -> Options {
 }
 
 /// Dead letters of four messages, as they were stored.
-async fn store_with_letters() -> (MemoryStore, Vec<i64>) {
+async fn store_with_letters() -> (MemoryStore, Vec<DeadLetterRow>) {
     let store = MemoryStore::new();
     store.migrate().await.unwrap();
     let letter = |offset| DeadLetter {
@@ -35,6 +35,7 @@ async fn store_with_letters() -> (MemoryStore, Vec<i64>) {
         broker_time: None,
         count: 1,
         last_offset: None,
+        sensors: vec![],
     };
     let checkpoint = Checkpoint {
         source: "c".into(),
@@ -48,7 +49,7 @@ async fn store_with_letters() -> (MemoryStore, Vec<i64>) {
     assert_eq!(store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
     let rows =
         store.dead_letters(&DeadLetterFilter { limit: 10, ..DeadLetterFilter::default() }).await.unwrap();
-    (store, rows.iter().map(|r| r.id).collect())
+    (store, rows)
 }
 
 /// Message 0: two good readings. 1: a good one and a bad record. 2: one good, one of another century. 3: dropped by the
@@ -79,7 +80,12 @@ fn batch() -> ReadingBatch {
             value: Float64Array::from(rows.map(|r| r.3).to_vec()),
             spans: rows.iter().map(|r| span(r.0, 0)).collect(),
         },
-        bad: vec![BadRecord { span: span(1, 1), code: DeadLetterCode::BadValue, detail: "no number".into() }],
+        bad: vec![BadRecord {
+            span: span(1, 1),
+            code: DeadLetterCode::BadValue,
+            detail: "no number".into(),
+            sensors: vec![],
+        }],
         messages,
         decoder: 9,
         new_series: (0..3).map(|k| (k, SeriesName::new(format!("d{k}"), "temp"))).collect(),
@@ -89,11 +95,12 @@ fn batch() -> ReadingBatch {
 
 #[tokio::test]
 async fn a_dead_letter_is_replayed_whole_or_not_at_all_and_only_once() {
-    let (store, ids) = store_with_letters().await;
+    let (store, letters) = store_with_letters().await;
+    let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
     // Long after the readings: lateness does not matter to a replay, and the clock's skew guard still does.
     let clock = ManualClock::new(Timestamp(T0 + 400 * 86_400 * S));
     let options = options("device <> 'd2'");
-    let report = replay_dead_letters(&options, &store, &clock, &ids, batch()).await.unwrap();
+    let report = replay_dead_letters(&options, &store, &clock, &letters, batch()).await.unwrap();
     assert_eq!(report.replayed, [ids[0], ids[3]]);
     assert_eq!((report.readings, report.filtered), (2, 1));
     let refused: Vec<_> = report.refused.iter().map(|(id, code, _)| (*id, *code)).collect();
@@ -104,8 +111,25 @@ async fn a_dead_letter_is_replayed_whole_or_not_at_all_and_only_once() {
     };
     assert_eq!(rows(store.windows(pane).await.unwrap().collect().await), 2, "d0 and d1");
     // Once more: those that were replayed are replayed, so nothing of this call may happen.
-    let e = replay_dead_letters(&options, &store, &clock, &ids, batch()).await.unwrap_err();
+    let e = replay_dead_letters(&options, &store, &clock, &letters, batch()).await.unwrap_err();
     assert!(matches!(e, AggregatorError::ReplayedMeanwhile), "{e}");
     let unreplayed = DeadLetterFilter { unreplayed: true, limit: 10, ..DeadLetterFilter::default() };
     assert_eq!(store.dead_letters(&unreplayed).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn sensors_of_a_record_that_counted_before_are_not_counted_again() {
+    let (store, mut letters) = store_with_letters().await;
+    let clock = ManualClock::new(Timestamp(T0 + 400 * 86_400 * S));
+    // Of message 0 only `load` was refused; `temp` has counted. A fault of a sensor that is not named is old news.
+    letters[0].sensors = vec!["load".into()];
+    letters[1].sensors = vec!["load".into()];
+    let mut batch = batch();
+    batch.new_series[1].1.sensor = "load".into();
+    batch.bad[0].sensors = vec!["rpm".into()];
+    let report = replay_dead_letters(&options(""), &store, &clock, &letters[..], batch).await.unwrap();
+    assert_eq!(report.replayed, [letters[0].id, letters[3].id]);
+    assert_eq!(report.readings, 2, "the load of message 0, and message 3");
+    let refused: Vec<i64> = report.refused.iter().map(|r| r.0).collect();
+    assert_eq!(refused, [letters[1].id, letters[2].id], "no load is in message 1");
 }

@@ -423,7 +423,7 @@ impl Running {
         let mut tide = part.tide;
         let (pending, letters) = (&mut self.pending, &mut self.letters);
         let judged =
-            guarded(&label(batch), || Ok(prepared.judge(&keys.ids, &rules, &mut tide, pending, letters)))?;
+            guarded(&label(batch), || Ok(prepared.judge(keys, &rules, &mut tide, pending, letters)))?;
         self.shared.update(|s| {
             s.readings += judged.readings;
             s.late += judged.late;

@@ -226,6 +226,7 @@ impl LogSource {
                     span: span(message.readings.len() as i32),
                     code: DeadLetterCode::BadValue,
                     detail: "no number".into(),
+                    sensors: vec![],
                 });
             }
         }

@@ -95,6 +95,8 @@ pub struct BadRecord {
     pub code: DeadLetterCode,
     /// What exactly, for a person; names fields and positions.
     pub detail: String,
+    /// The refused sensors where the others of a wide object count; empty = the whole record is refused.
+    pub sensors: Vec<String>,
 }
 
 /// The readings of a batch, column by column; all columns have the same length, in offset order.

@@ -130,6 +130,7 @@ async fn show(id: i64, as_object: bool, store: &dyn Store) -> Outcome {
         ("recorded at", output::time(row.recorded_at)),
         ("replayed at", output::time_or_dash(row.replayed_at)),
         ("count", row.count.to_string()),
+        ("sensors", if row.sensors.is_empty() { "all".to_owned() } else { row.sensors.join(", ") }),
     ];
     output::print(&output::table(&["field", "value"], rows.map(|(k, v)| vec![k.to_owned(), v])));
     output::print(&payload);
@@ -173,14 +174,14 @@ async fn replay_chunk(
     context: &Context,
     store: &dyn Store,
 ) -> Result<ReplayReport, Fail> {
-    let (mut messages, mut ids) = (Messages::default(), Vec::new());
+    let (mut messages, mut letters) = (Messages::default(), Vec::new());
     for row in rows {
         if let Some(payload) = &row.payload {
             messages.push(messages.len() as i64, row.broker_time, payload);
-            ids.push(row.id);
+            letters.push(row.clone());
         }
     }
-    if ids.is_empty() {
+    if letters.is_empty() {
         return Ok(ReplayReport::default());
     }
     let config = &context.config;
@@ -188,7 +189,7 @@ async fn replay_chunk(
     let mut decoder = Decoder::new(0, wire::decode_options(config));
     let batch = decoder.decode(TopicPartition::new("dead letters", 0), 0, 0, to, messages, &[]);
     let options = wire::aggregator(config, wire::process_name());
-    Ok(replay_dead_letters(&options, store, &SystemClock::new(), &ids, batch).await?)
+    Ok(replay_dead_letters(&options, store, &SystemClock::new(), &letters, batch).await?)
 }
 
 fn print_replay(args: &Replay, total: &ReplayReport, without_bytes: usize) {
@@ -242,5 +243,6 @@ fn as_json(r: &DeadLetterRow) -> serde_json::Value {
         "replayed_at": r.replayed_at.map(|t| t.to_rfc3339()),
         "count": r.count,
         "last_offset": r.last_offset,
+        "sensors": r.sensors,
     })
 }

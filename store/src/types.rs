@@ -191,6 +191,8 @@ pub struct DeadLetter {
     pub count: i64,
     /// The last offset an overflow row stands for.
     pub last_offset: Option<i64>,
+    /// The sensors of the record that did not count; empty = none of the record did.
+    pub sensors: Vec<String>,
 }
 
 /// A stored dead letter.
@@ -216,6 +218,8 @@ pub struct DeadLetterRow {
     pub count: i64,
     /// The last offset of an overflow row.
     pub last_offset: Option<i64>,
+    /// The sensors of the record that did not count; empty = none of the record did.
+    pub sensors: Vec<String>,
     /// When it was stored.
     pub recorded_at: Timestamp,
     /// When it was replayed.

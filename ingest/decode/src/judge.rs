@@ -142,7 +142,7 @@ impl Decoder {
             return Err((Code::DuplicateKey, format!("{} occurs twice", self.entry_name(b, k))));
         }
         let mut first = None;
-        let (mut refused, mut detail) = (0, String::new());
+        let (mut refused, mut detail) = (Vec::new(), String::new());
         let r = &self.record;
         let limit = self.options.max_series;
         let device = r.name(b, r.device).unwrap_or_default(); // checked before
@@ -162,20 +162,22 @@ impl Decoder {
                 Ok((key, value)) => self.out.push(key, ts, value, span),
                 Err((code, why)) => {
                     first.get_or_insert(code);
-                    refused += 1;
-                    if refused <= NAMED_SENSORS {
-                        let separator = if refused == 1 { "" } else { "; " };
+                    refused.push(String::from_utf8_lossy(sensor).into_owned());
+                    if refused.len() <= NAMED_SENSORS {
+                        let separator = if refused.len() == 1 { "" } else { "; " };
                         detail.push_str(&format!("{separator}{}: {code}, {why}", self.entry_name(b, k)));
                     }
                 }
             }
         }
         let Some(code) = first else { return Ok(()) };
-        if refused > NAMED_SENSORS {
-            detail.push_str(&format!("; and {} more", refused - NAMED_SENSORS));
+        if refused.len() > NAMED_SENSORS {
+            detail.push_str(&format!("; and {} more", refused.len() - NAMED_SENSORS));
         }
         let of = r.entries.len();
-        Err((code, format!("{refused} of {of} sensors refused, the others count: {detail}")))
+        let detail = format!("{} of {of} sensors refused, the others count: {detail}", refused.len());
+        self.refuse_sensors(span, (code, detail), refused);
+        Ok(())
     }
 
     /// How a detail calls a sensor of a wide object.
@@ -227,9 +229,14 @@ impl Decoder {
     /// Makes a dead letter. In a flood the details are left out: a message of eight megabytes can hold four million
     /// records that are none.
     #[cold]
-    pub(crate) fn refuse(&mut self, span: Span, (code, detail): Reason) {
+    pub(crate) fn refuse(&mut self, span: Span, reason: Reason) {
+        self.refuse_sensors(span, reason, Vec::new());
+    }
+
+    /// Makes a dead letter for some sensors of a wide object: a replay must know which ones have not counted.
+    fn refuse_sensors(&mut self, span: Span, (code, detail): Reason, sensors: Vec<String>) {
         let detail = if self.out.bad.len() < DETAILED { detail } else { String::new() };
-        self.out.bad.push(BadRecord { span, code, detail });
+        self.out.bad.push(BadRecord { span, code, detail, sensors });
     }
 }
 

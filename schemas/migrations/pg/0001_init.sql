@@ -92,7 +92,8 @@ CREATE TABLE dead_letter_data (
     recorded_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     replayed_at     timestamptz,
     count           bigint NOT NULL DEFAULT 1,
-    last_offset     bigint
+    last_offset     bigint,
+    sensors         text
 );
 
 CREATE TABLE loss_event_data (
@@ -278,7 +279,7 @@ CREATE VIEW anomalies AS SELECT * FROM predictions WHERE prediction = 1;
 
 CREATE VIEW dead_letters AS
 SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload, broker_time, recorded_at, replayed_at,
-    count, last_offset
+    count, last_offset, sensors
 FROM dead_letter_data;
 
 CREATE VIEW loss_events AS

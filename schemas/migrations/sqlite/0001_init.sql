@@ -88,7 +88,8 @@ CREATE TABLE dead_letter_data (
     recorded_at     INTEGER NOT NULL,
     replayed_at     INTEGER,
     count           INTEGER NOT NULL,
-    last_offset     INTEGER
+    last_offset     INTEGER,
+    sensors         TEXT
 );
 
 CREATE TABLE loss_event_data (
@@ -278,7 +279,7 @@ SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload
         AS recorded_at,
     strftime('%Y-%m-%dT%H:%M:%S', replayed_at / 1000000, 'unixepoch') || printf('.%06dZ', replayed_at % 1000000)
         AS replayed_at,
-    count, last_offset
+    count, last_offset, sensors
 FROM dead_letter_data;
 
 CREATE VIEW loss_events AS

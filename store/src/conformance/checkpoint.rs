@@ -47,6 +47,7 @@ fn letter() -> DeadLetter {
         broker_time: None,
         count: 1,
         last_offset: None,
+        sensors: vec![],
     }
 }
 

@@ -22,6 +22,7 @@ fn letter(offset: i64, code: DeadLetterCode, payload: Option<&[u8]>) -> DeadLett
         broker_time: None,
         count: 1,
         last_offset: None,
+        sensors: vec!["load".into(), "a \"quoted\" one, ü".into()],
     }
 }
 
@@ -56,6 +57,7 @@ async fn dead_letters_keep_their_bytes(store: Arc<dyn Store>) {
     assert!(rows.windows(2).all(|w| w[0].id < w[1].id), "ascending by id, in the order given");
     for (row, given) in rows.iter().zip(&letters) {
         assert_eq!(row.payload, given.payload, "offset {}", given.offset);
+        assert_eq!(row.sensors, given.sensors, "offset {}", given.offset);
         assert_eq!(
             (row.offset, row.position, row.code.as_str()),
             (given.offset, given.position, given.code.as_str())

@@ -308,6 +308,7 @@ async fn losses_are_recorded_with_the_position(store: Arc<dyn Store>) {
         broker_time: None,
         count: 1,
         last_offset: None,
+        sensors: vec!["load".into(), "a \"quoted\" one".into()],
     }];
     assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
     assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Fenced);

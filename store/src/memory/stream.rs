@@ -178,6 +178,7 @@ impl State {
                     broker_time: letter.broker_time,
                     count: letter.count,
                     last_offset: letter.last_offset,
+                    sensors: letter.sensors.clone(),
                     recorded_at: now,
                     replayed_at: None,
                 },

@@ -3,6 +3,7 @@
 use super::PgStore;
 use super::copy::copy_in;
 use super::types::{RowExt, clean};
+use crate::letters::{sensors, sensors_text};
 use crate::{DeadLetter, DeadLetterFilter, DeadLetterRow, Result};
 use deadpool_postgres::Transaction;
 use fleetscore_schemas::reading::TopicPartition;
@@ -15,10 +16,10 @@ pub(super) async fn write(tx: &Transaction<'_>, letters: &[DeadLetter]) -> Resul
     }
     let statement =
         "COPY dead_letter_data (topic, kafka_partition, kafka_offset, position, code, detail, payload,
-        broker_time, count, last_offset) FROM STDIN (FORMAT binary)";
+        broker_time, count, last_offset, sensors) FROM STDIN (FORMAT binary)";
     copy_in(tx, statement, 0..letters.len(), |out, i| {
         let letter = &letters[i];
-        out.row(10);
+        out.row(11);
         out.bytes(letter.partition.topic.as_bytes())?;
         out.int4(letter.partition.partition);
         out.int8(letter.offset);
@@ -29,6 +30,7 @@ pub(super) async fn write(tx: &Transaction<'_>, letters: &[DeadLetter]) -> Resul
         out.maybe(letter.broker_time, |out, t| out.time(t.0));
         out.int8(letter.count);
         out.maybe(letter.last_offset, super::copy::Rows::int8);
+        out.maybe_bytes(sensors_text(&letter.sensors).as_deref().map(str::as_bytes))?;
         Ok(())
     })
     .await?;
@@ -47,7 +49,7 @@ pub(super) async fn mark_replayed(tx: &Transaction<'_>, ids: &[i64]) -> Result<b
 
 pub(super) async fn read(store: &PgStore, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
     let sql = "SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload, broker_time, count,
-            last_offset, recorded_at, replayed_at
+            last_offset, recorded_at, replayed_at, sensors
         FROM dead_letter_data
         WHERE ($1::bigint[] IS NULL OR id = ANY($1)) AND ($2::text IS NULL OR code = $2)
             AND (NOT $3 OR replayed_at IS NULL) AND id > $4
@@ -73,5 +75,6 @@ fn letter(row: &Row) -> Result<DeadLetterRow> {
         last_offset: row.at(10)?,
         recorded_at: row.time(11)?,
         replayed_at: row.maybe_time(12)?,
+        sensors: sensors(row.at(13)?)?,
     })
 }

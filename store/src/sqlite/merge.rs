@@ -172,8 +172,8 @@ fn merge(tx: &Transaction<'_>, deltas: &RecordBatch, now: Timestamp) -> Result<(
 fn store_dead_letters(tx: &Transaction<'_>, checkpoint: &Checkpoint, now: Timestamp) -> Result<()> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO dead_letter_data (topic, kafka_partition, kafka_offset, position, code, detail, payload,
-             broker_time, recorded_at, count, last_offset)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             broker_time, recorded_at, count, last_offset, sensors)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
     for d in &checkpoint.dead_letters {
         insert.execute(params![
@@ -188,6 +188,7 @@ fn store_dead_letters(tx: &Transaction<'_>, checkpoint: &Checkpoint, now: Timest
             now.0,
             d.count,
             d.last_offset,
+            crate::letters::sensors_text(&d.sensors),
         ])?;
     }
     Ok(())

@@ -155,7 +155,7 @@ pub(super) fn series(conn: &Connection) -> Result<Vec<(SeriesId, SeriesName)>> {
 pub(super) fn dead_letters(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
     let mut select = conn.prepare_cached(
         "SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload, broker_time, count,
-                last_offset, recorded_at, replayed_at
+                last_offset, recorded_at, replayed_at, sensors
          FROM dead_letter_data
          WHERE (?1 IS NULL OR id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR code = ?2)
            AND (?3 = 0 OR replayed_at IS NULL) AND id > ?4
@@ -165,7 +165,7 @@ pub(super) fn dead_letters(conn: &Connection, filter: &DeadLetterFilter) -> Resu
     let limit = if filter.limit == 0 { -1 } else { i64::try_from(filter.limit).unwrap_or(-1) };
     let after = filter.after_id.unwrap_or(i64::MIN);
     let rows = select.query_map(params![ids, filter.code, filter.unreplayed, after, limit], |r| {
-        Ok(DeadLetterRow {
+        let row = DeadLetterRow {
             id: r.get(0)?,
             partition: TopicPartition::new(r.get::<_, String>(1)?, r.get(2)?),
             offset: r.get(3)?,
@@ -178,9 +178,15 @@ pub(super) fn dead_letters(conn: &Connection, filter: &DeadLetterFilter) -> Resu
             last_offset: r.get(10)?,
             recorded_at: Timestamp(r.get(11)?),
             replayed_at: time(r, 12)?,
-        })
+            sensors: Vec::new(),
+        };
+        Ok((row, r.get::<_, Option<String>>(13)?))
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let with_sensors = |found: rusqlite::Result<(DeadLetterRow, Option<String>)>| {
+        let (row, text) = found?;
+        Ok(DeadLetterRow { sensors: crate::letters::sensors(text.as_deref())?, ..row })
+    };
+    rows.map(with_sensors).collect()
 }
 
 /// First the floor, in a transaction of its own: from then on no checkpoint adds what is removed here, and views hide
