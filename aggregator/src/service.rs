@@ -401,11 +401,14 @@ impl Running {
         }
         let skew = self.options.max_future_skew_us;
         let keys = self.series.keys(batch.decoder);
-        let (unknown, names) = keys
-            .unknown(batch.readings.series.values(), |i| prepared.may_count(i, skew))
-            .map_err(|e| AggregatorError::internal(format!("{}: {e}", label(batch))))?;
-        if !unknown.is_empty() {
-            self.jobs.intern(batch.decoder, unknown, names);
+        // Asked once, and waited for: asking anew would break off the question under way, at every turn of the loop.
+        if !self.jobs.is_interning() {
+            let (unknown, names) = keys
+                .unknown(batch.readings.series.values(), |i| prepared.may_count(i, skew))
+                .map_err(|e| AggregatorError::internal(format!("{}: {e}", label(batch))))?;
+            if !unknown.is_empty() {
+                self.jobs.intern(batch.decoder, unknown, names);
+            }
         }
         if self.jobs.is_interning() || !self.core.has_room() {
             self.queue.push_front(Queued::Prepared(prepared));

@@ -181,6 +181,20 @@ async fn store(one_in: u32, seed: u64) -> Arc<FlakyStore<MemoryStore>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_take_longer_than_a_turn_of_the_loop_are_waited_for() {
+    let inner = MemoryStore::new();
+    inner.migrate().await.unwrap();
+    let mut store = FlakyStore::new(inner, 0, 1);
+    store.interning = Duration::from_millis(300);
+    let (store, log) = (Arc::new(store), log(1, 50, 1));
+    let running = Running::start(store.clone(), &log, options("a"), 1);
+    running.remote.order(Order::Grant(vec![0]));
+    caught_up(&*store, &log).await;
+    check(&*store, &log).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_counts_once_and_the_end_is_quiet() {
     let (store, log) = (store(0, 1).await, log(3, 400, 1));
     let running = Running::start(store.clone(), &log, options("a"), 1);

@@ -8,6 +8,7 @@ use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_store::*;
 use std::future::Future;
 use std::sync::Mutex;
+use std::time::Duration;
 use uuid::Uuid;
 
 #[derive(Debug)]
@@ -16,11 +17,14 @@ pub(crate) struct FlakyStore<S> {
     rng: Mutex<fastrand::Rng>,
     /// Of so many calls one fails, half of these after they were done; 0 = never.
     one_in: u32,
+    /// How long it takes to make ids.
+    pub(crate) interning: Duration,
 }
 
 impl<S: Store> FlakyStore<S> {
     pub(crate) fn new(inner: S, one_in: u32, seed: u64) -> Self {
-        Self { inner, rng: Mutex::new(fastrand::Rng::with_seed(seed)), one_in }
+        let rng = Mutex::new(fastrand::Rng::with_seed(seed));
+        Self { inner, rng, one_in, interning: Duration::ZERO }
     }
 
     async fn flaky<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -73,6 +77,8 @@ impl<S: Store> Store for FlakyStore<S> {
         self.flaky(self.inner.heartbeat(source, owner, beats)).await
     }
     async fn intern(&self, names: &[SeriesName], max_series: u32) -> Result<Vec<Option<SeriesId>>> {
+        // Before the ids are made: a call that is broken off meanwhile has done nothing.
+        tokio::time::sleep(self.interning).await;
         self.flaky(self.inner.intern(names, max_series)).await
     }
     async fn lookup(&self, names: &[SeriesName]) -> Result<Vec<Option<SeriesId>>> {

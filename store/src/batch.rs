@@ -1,6 +1,6 @@
 //! Between columns and rows: what the embedded stores read from the batches they are given, and build from their rows.
 
-use crate::{Result, StoreError};
+use crate::{PredictionCommit, Result, RunCounts, StoreError};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Array, Int16Builder, Int64Array,
     Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{Float64Type, Int16Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::{self, PaneKey, Partial};
-use fleetscore_schemas::status::PredictionStatus;
+use fleetscore_schemas::status::{PredictionStatus, RunState};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_schemas::window::{prediction_schema, published_schema, window_schema};
 use std::sync::Arc;
@@ -98,6 +98,18 @@ pub(crate) struct PredictionRow {
     pub(crate) model: Option<String>,
     pub(crate) window_version: i64,
     pub(crate) normal_range: Option<String>,
+}
+
+/// What a commit below the floor of retention comes to: windows there read as empty, so its rows would say `no_data` of
+/// what was scored once. The run ends, and the predictions stay as they are.
+pub(crate) fn frozen(commit: &PredictionCommit) -> PredictionCommit {
+    PredictionCommit {
+        task: commit.task.clone(),
+        predictions: Vec::new(),
+        counts: RunCounts::default(),
+        state: RunState::Skipped,
+        error: Some("below the floor of retention: its predictions are frozen".to_owned()),
+    }
 }
 
 /// Rows of the scorer's batches.

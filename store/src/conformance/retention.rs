@@ -2,12 +2,14 @@
 
 use super::fixture::*;
 use crate::*;
+use fleetscore_schemas::status::RunState;
 
 super::list![
     the_floor_rises_on_all_rows_and_never_falls,
     panes_below_the_floor_go_with_their_log_rows,
     windows_that_cross_the_floor_are_hidden,
     predictions_below_the_floor_are_frozen,
+    a_run_that_comes_too_late_leaves_frozen_predictions,
 ];
 
 async fn the_floor_rises_on_all_rows_and_never_falls(store: Arc<dyn Store>) {
@@ -67,4 +69,25 @@ async fn predictions_below_the_floor_are_frozen(store: Arc<dyn Store>) {
         assert_eq!(published(&*s.store, "default", interval).await.len(), 1);
         assert_eq!(s.store.stale_series("default", interval).await.unwrap(), 0, "minute {minute}");
     }
+}
+
+async fn a_run_that_comes_too_late_leaves_frozen_predictions(store: Arc<dyn Store>) {
+    let mut s = stream(store, 1).await;
+    let a = s.series[0];
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    for minute in 0..3 {
+        s.commit(&[(minute, a, &[(1, 1.0)])]).await;
+        score(&*s.store, "default", span(minute, minute + 1), &[(a, Some(1.0), 1)]).await;
+    }
+    let before = published(&*s.store, "default", span(1, 2)).await;
+    // Opened before the floor rose, scored after it: all it sees is an empty window.
+    let task = task(&*s.store, "default", span(1, 2), 7).await;
+    s.store.retain_from(at(2)).await.unwrap();
+    let commit = commit_of(&task, &[(a, None, 0)]);
+    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    assert_eq!(published(&*s.store, "default", span(1, 2)).await, before);
+    let run = run_row(&*s.store, task.run_id).await;
+    assert_eq!((run.state, run.counts), (RunState::Skipped, RunCounts::default()));
+    assert!(run.error.is_some_and(|e| e.contains("frozen")));
+    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Fenced, "it is over");
 }

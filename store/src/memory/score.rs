@@ -1,7 +1,7 @@
 //! Predictions, their publication, and model sets.
 
 use super::State;
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow};
+use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, frozen};
 use crate::{ModelSetRow, Outcome, PredictionCommit, Publication, Result, StoreError};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
@@ -58,6 +58,10 @@ impl State {
         if self.held(task).is_none() {
             return Outcome::Fenced;
         }
+        if self.floor().is_some_and(|floor| task.interval.start < floor) {
+            self.end_scored(&frozen(commit), now);
+            return Outcome::Done;
+        }
         let stored = self.predictions.entry((task.schedule.clone(), task.interval.start)).or_default();
         let mut before = std::mem::take(stored);
         let mut changed = false;
@@ -90,12 +94,16 @@ impl State {
                 })
                 .change += 1;
         }
-        self.end_run(task.run_id, commit.state, now);
-        if let Some(run) = self.runs.get_mut(&task.run_id) {
+        self.end_scored(commit, now);
+        Outcome::Done
+    }
+
+    fn end_scored(&mut self, commit: &PredictionCommit, now: Timestamp) {
+        self.end_run(commit.task.run_id, commit.state, now);
+        if let Some(run) = self.runs.get_mut(&commit.task.run_id) {
             run.row.counts = commit.counts;
             run.row.error.clone_from(&commit.error);
         }
-        Outcome::Done
     }
 
     pub(super) fn claim_publication(

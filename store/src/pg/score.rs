@@ -5,7 +5,7 @@ use super::copy::{CopyError, Reader, copy_in, known};
 use super::partitions::Parent;
 use super::tasks::hold;
 use super::types::{RowExt, Us, clean, literal, series_id};
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, WindowBuilder, prediction_rows};
+use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, WindowBuilder, frozen, prediction_rows};
 use crate::{BatchStream, Outcome, PredictionCommit, Result, StoreError, Task};
 use arrow::array::RecordBatch;
 use deadpool_postgres::Transaction;
@@ -132,7 +132,20 @@ pub(super) async fn commit(store: &PgStore, commit: &PredictionCommit) -> Result
     }
     let mut client = store.client().await?;
     let mut tx = client.transaction().await?;
-    if !hold(&tx, task, true).await? || !end_run(&tx, commit).await? {
+    if !hold(&tx, task, true).await? {
+        return Ok(Outcome::Fenced);
+    }
+    let statement = tx.prepare_cached("SELECT max(floor) FROM progress_data").await?;
+    // Read after the windows: a floor that rises from here on has hidden none of them.
+    let floor = tx.query_one(&statement, &[]).await?.maybe_time(0)?;
+    if floor.is_some_and(|floor| task.interval.start < floor) {
+        if !end_run(&tx, &frozen(commit)).await? {
+            return Ok(Outcome::Fenced);
+        }
+        tx.commit().await?;
+        return Ok(Outcome::Done);
+    }
+    if !end_run(&tx, commit).await? {
         return Ok(Outcome::Fenced);
     }
     let changed = match replace(&mut tx, task, &rows).await {

@@ -2,7 +2,7 @@
 
 use super::plan::{interval as interval_at, parsed, set_task};
 use super::stream::floor;
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow};
+use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, frozen};
 use crate::{Outcome, PredictionCommit, Publication, Result};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
@@ -80,7 +80,9 @@ pub(super) fn commit_predictions(
     if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
         return Ok(Outcome::Fenced);
     }
-    if replace(tx, commit, rows, now)? {
+    let below = floor(tx)?.is_some_and(|floor| task.interval.start < floor).then(|| frozen(commit));
+    let commit = below.as_ref().unwrap_or(commit);
+    if below.is_none() && replace(tx, commit, rows, now)? {
         tx.prepare_cached(
             "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
              ON CONFLICT DO UPDATE SET change = change + 1",
