@@ -245,6 +245,11 @@ impl Range {
         let settings = &self.options.scorer.readiness;
         let mut ready = Vec::new();
         for interval in batch {
+            // Ready once is ready: quietness lapses with the aggregator that asserted it, what was scored does not.
+            if self.schedule.covered_until.is_some_and(|covered| interval.end <= covered) {
+                ready.push(interval);
+                continue;
+            }
             match readiness(&progress, settings, grid.edges, interval.end) {
                 Readiness::Ready { .. } => ready.push(interval),
                 Readiness::NotReady { why } => self.report.unready.push((interval, why)),

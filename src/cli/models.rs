@@ -129,6 +129,8 @@ pub(super) async fn run(command: Command, context: &Context) -> Outcome {
             show(&row, json, &*store, &blobs().await?).await
         }
         Command::Activate { version } => {
+            let row = find(Some(version), &*store).await?;
+            verify(&row, &blobs().await?).await?; // a damaged set would fail every run until somebody sees it
             store.activate_model_set(version).await?;
             output::print(&format!("model set {version} is active"));
             Ok(Done::All)
