@@ -27,7 +27,7 @@ unit: ## Run unit and property tests of all crates (no servers)
 	$(CARGO) test --workspace --doc -q
 
 e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to filter)
-	set -a; source target/test-servers.env; set +a; $(CARGO) test --test e2e -- $(ARGS)
+	set -a; source target/test-servers.env; set +a; $(CARGO) test --workspace --test e2e -- $(ARGS)
 
 servers: ## Fetch the servers the end-to-end tests start
 	@mkdir -p target
