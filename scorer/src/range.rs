@@ -103,7 +103,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Scores the intervals of the schedule that start in `[from, to)` and hold data, whatever was scored before: a rerun
 /// with the same windows and models changes nothing. An interval that is being scored by another worker is waited for
-/// and then scored. At shutdown, runs that have not begun are cancelled.
+/// and then scored; a run that its worker left is ended here first. At shutdown, runs that have not begun are cancelled.
 ///
 /// # Errors
 /// [`ScorerError::Usage`] naming the flag: unaligned or empty range, unknown schedule or model set, no active set.
@@ -266,13 +266,14 @@ impl Range {
             let busy = |i: &Interval| runs.iter().any(|r| r.interval == *i && !r.state.is_final());
             let (wait, free): (Vec<_>, Vec<_>) = intervals.into_iter().partition(busy);
             intervals = wait;
+            let others = self.unfinished(&intervals, &runs).await?;
             if !free.is_empty() {
                 match self.open(&free, &runs).await? {
                     Some(ids) => opened.extend(ids),
                     None => intervals.extend(free), // somebody was faster
                 }
             }
-            self.work_on(&opened).await;
+            self.work_on(&[opened.as_slice(), &others].concat()).await;
             if self.shutdown.is_cancelled() {
                 break;
             }
@@ -298,6 +299,19 @@ impl Range {
             error: r.error,
         }));
         Ok(())
+    }
+
+    /// Runs that others left or have under way in these intervals. Whoever opened them may be gone, so they are worked
+    /// on too: a task that somebody works on is not given out. What waits for a model set starts with ours.
+    async fn unfinished(&self, intervals: &[Interval], runs: &[RunRow]) -> Result<Vec<Uuid>> {
+        let open = || runs.iter().filter(|r| intervals.contains(&r.interval) && !r.state.is_final());
+        let waiting = open().filter(|r| r.state == RunState::Waiting);
+        let start: Vec<_> = waiting.map(|r| (r.run_id, self.model_set)).collect();
+        if !start.is_empty() {
+            // Fenced: somebody started or cancelled one; the next turn sees it.
+            self.shared.store.plan(&Plan { start, ..Plan::default() }).await?;
+        }
+        Ok(open().map(|r| r.run_id).collect())
     }
 
     /// Runs around these intervals, in any state.

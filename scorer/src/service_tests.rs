@@ -196,6 +196,32 @@ async fn a_range_waits_for_an_interval_that_another_worker_scores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_range_ends_runs_that_nobody_works_on() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.send(0, &[(0, 1, 15.0), (1, 1, 15.0)], Some(at(2)), false).await;
+    // Before there is a set: these wait. What a killed process left runs, and nobody holds it.
+    w.look().await;
+    w.activate().await;
+    w.send(0, &[(2, 1, 15.0)], Some(at(3)), false).await;
+    let left = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(2, 3),
+        cause: fleetscore_schemas::status::RunCause::Manual,
+        model_set: Some(1),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![left], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let stop = CancellationToken::new();
+    let job = run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 3), loader(), stop);
+    let report = tokio::time::timeout(Duration::from_secs(30), job).await.unwrap().unwrap();
+    assert_eq!(report.intervals.len(), 3);
+    assert!(w.runs("default").await.iter().all(|r| r.2.is_final()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
