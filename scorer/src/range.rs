@@ -138,6 +138,11 @@ pub(crate) async fn run_range_with(
     Ok(range.report)
 }
 
+/// The first start of an interval at or after this time.
+fn grid_start(t: Timestamp, hop: i64) -> Timestamp {
+    Timestamp((t.0 + hop - 1).div_euclid(hop) * hop)
+}
+
 /// Both ends are starts of intervals.
 fn check_range(schedule: &ScheduleRow, from: Timestamp, to: Timestamp) -> Result<()> {
     let hop = schedule.spec.hop_us;
@@ -218,6 +223,9 @@ impl Range {
     /// The next intervals with data, ascending from the cursor.
     async fn next_batch(&self, cursor: Timestamp, grid: PaneGrid) -> Result<Vec<Interval>> {
         let (w, h) = (self.schedule.spec.window_us, self.schedule.spec.hop_us);
+        // What the floor of retention cuts reads as empty, and its predictions are frozen.
+        let floor = self.shared.store.progress().await?.rows.iter().filter_map(|r| r.floor).max();
+        let cursor = floor.map_or(cursor, |floor| cursor.max(grid_start(floor, h)));
         let mut starts: Vec<Timestamp> = Vec::new();
         let mut from = cursor;
         loop {
@@ -309,7 +317,7 @@ impl Range {
         let start: Vec<_> = waiting.map(|r| (r.run_id, self.model_set)).collect();
         if !start.is_empty() {
             // Fenced: somebody started or cancelled one; the next turn sees it.
-            self.shared.store.plan(&Plan { start, ..Plan::default() }).await?;
+            let _: Outcome = self.shared.store.plan(&Plan { start, ..Plan::default() }).await?;
         }
         Ok(open().map(|r| r.run_id).collect())
     }

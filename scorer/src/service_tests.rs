@@ -222,6 +222,20 @@ async fn a_range_ends_runs_that_nobody_works_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_range_leaves_out_what_the_floor_of_retention_cuts() {
+    let mut w = World::new(&[schedule("default", 2, 2, CatchUp::All)], 1).await;
+    w.activate().await;
+    let readings: Vec<_> = (0..8).map(|m| (m, 1, 5.0)).collect();
+    w.send(0, &readings, Some(at(8)), false).await;
+    w.store.retain_from(at(3)).await.unwrap();
+    let stop = CancellationToken::new();
+    let report =
+        run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 8), loader(), stop).await.unwrap();
+    let intervals: Vec<_> = report.intervals.iter().map(|i| i.interval).collect();
+    assert_eq!(intervals, [span(4, 6), span(6, 8)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
