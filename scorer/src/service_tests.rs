@@ -236,6 +236,58 @@ async fn a_range_leaves_out_what_the_floor_of_retention_cuts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let damaged = Arc::new(AtomicBool::new(true));
+    let seen = damaged.clone();
+    let unreadable: Loader = Arc::new(move |version| match version {
+        1 if seen.load(Ordering::SeqCst) => Box::pin(async {
+            Err(ScorerError::ModelSet { version: 1, message: "no right to read".into(), transient: false })
+        }),
+        99 => Box::pin(async {
+            Err(ScorerError::ModelSet { version: 99, message: "damaged".into(), transient: false })
+        }),
+        other => loader()(other),
+    });
+    w.activate().await;
+    w.send(0, &[(0, 1, 1.0), (1, 1, 1.0)], Some(at(2)), false).await;
+    w.look().await;
+    let (service, handle) =
+        Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), unreadable);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    until("five attempts", async || {
+        let rows = w.store.runs(&RunFilter::default()).await.unwrap();
+        rows.iter().map(|r| r.attempt).max() >= Some(5)
+    })
+    .await;
+    let rows = w.store.runs(&RunFilter::default()).await.unwrap();
+    assert!(rows.iter().all(|r| r.state == RunState::Running), "{rows:?}");
+    assert!(rows.iter().any(|r| r.error.as_ref().is_some_and(|e| e.contains("no right to read"))));
+    assert!(handle.snapshot().trouble.is_some_and(|t| t.contains("until it is mended")));
+    // Mended: scored. (Both intervals: the older one was tried, the other waited.)
+    damaged.store(false, Ordering::SeqCst);
+    until("scores", async || handle.snapshot().intervals_scored == 2).await;
+    // Another set is active: what is fixed to a damaged one is scored with that.
+    let run = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(0, 1),
+        cause: fleetscore_schemas::status::RunCause::Rescore,
+        model_set: Some(99),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![run], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    until("a score with another set", async || handle.snapshot().intervals_scored == 3).await;
+    assert_eq!(handle.snapshot().failed, 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
