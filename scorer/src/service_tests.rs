@@ -233,6 +233,21 @@ async fn a_range_leaves_out_what_the_floor_of_retention_cuts() {
         run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 8), loader(), stop).await.unwrap();
     let intervals: Vec<_> = report.intervals.iter().map(|i| i.interval).collect();
     assert_eq!(intervals, [span(4, 6), span(6, 8)]);
+    // Opened all the same, such a run is skipped and does not count as scored.
+    let run = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(0, 2),
+        cause: fleetscore_schemas::status::RunCause::Manual,
+        model_set: Some(1),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![run], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    w.score().await;
+    assert_eq!(w.runs("default").await[0].2, RunState::Skipped);
+    assert_eq!(Handle { shared: w.shared.clone() }.snapshot(), Snapshot::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,6 +75,9 @@ pub(crate) async fn work(shared: Arc<Shared>, runs: Option<Vec<Uuid>>, shutdown:
 async fn one_task(shared: &Arc<Shared>, task: Task, patient: bool, shutdown: &CancellationToken) {
     let ended = attempt(shared, &task, shutdown).await;
     match ended {
+        Ended::Scored(_, RunState::Skipped) => {
+            tracing::info!(run = %task.run_id, interval = %task.interval, "skipped: its predictions are frozen");
+        }
         Ended::Scored(counts, state) => shared.note_scored(&task, counts, state),
         Ended::Lost => {
             tracing::info!(run = %task.run_id, interval = %task.interval, "another worker has this task now");
@@ -250,10 +253,21 @@ async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCoun
     let (state, error) = verdict(&scored.counts, shared.options.error_threshold);
     let counts = scored.counts;
     let commit = PredictionCommit { task: task.clone(), predictions: scored.batches, counts, state, error };
-    retried(|| shared.store.commit_predictions(&commit)).await.map(|outcome| match outcome {
-        Outcome::Done => Some((counts, state)),
-        Outcome::Fenced => None,
-    })
+    match retried(|| shared.store.commit_predictions(&commit)).await? {
+        // Below the floor of retention windows read as empty, and the commit left the predictions as they are.
+        Outcome::Done if counts.scored == 0 && skipped(shared, task).await => {
+            Ok(Some((RunCounts::default(), RunState::Skipped)))
+        }
+        Outcome::Done => Ok(Some((counts, state))),
+        Outcome::Fenced => Ok(None),
+    }
+}
+
+/// Whether the run ended as skipped; only counted by, so that an error is a no.
+async fn skipped(shared: &Shared, task: &Task) -> bool {
+    let filter = RunFilter { run_ids: Some(vec![task.run_id]), ..RunFilter::default() };
+    let rows = shared.store.runs(&filter).await;
+    rows.is_ok_and(|rows| rows.iter().any(|r| r.state == RunState::Skipped))
 }
 
 /// Two transactions that met are simply tried again; everything else goes up.
