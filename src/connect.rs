@@ -2,7 +2,7 @@
 
 use crate::config::{Config, mask};
 use crate::exit::Fail;
-use crate::signals::Shutdown;
+use crate::signals::{Shutdown, Stopped};
 use fleetscore_schemas::codes::Classify;
 use fleetscore_scorer::blobs::Blobs;
 use fleetscore_store::{Store, StoreOptions};
@@ -29,10 +29,39 @@ where
     E: Classify + Display,
     W: Future<Output = Result<T, E>>,
 {
+    wait_for(what, shutdown, || shutdown.unless(call())).await
+}
+
+/// The same for work that looks at the signal itself and cleans up behind it: it is not broken off. Errors after the
+/// signal are not waited out.
+///
+/// # Errors
+/// The first error that no retry will mend; [`Fail::Stopped`] where a signal came and it could not end cleanly.
+pub(crate) async fn to_its_end<T, E, W>(
+    what: &str,
+    shutdown: &Shutdown,
+    mut call: impl FnMut() -> W,
+) -> Result<T, Fail>
+where
+    E: Classify + Display,
+    W: Future<Output = Result<T, E>>,
+{
+    wait_for(what, shutdown, || {
+        let work = call();
+        async move { Ok(work.await) }
+    })
+    .await
+}
+
+async fn wait_for<T, E, W>(what: &str, shutdown: &Shutdown, mut call: impl FnMut() -> W) -> Result<T, Fail>
+where
+    E: Classify + Display,
+    W: Future<Output = Result<Result<T, E>, Stopped>>,
+{
     let mut pause = FIRST_PAUSE;
     let mut said: Option<Instant> = None;
     loop {
-        let e = match shutdown.unless(call()).await? {
+        let e = match call().await? {
             Ok(value) => {
                 if said.is_some() {
                     tracing::info!("{what} answers");

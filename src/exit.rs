@@ -22,7 +22,7 @@ pub(crate) enum Fail {
     User(String),
     /// The work failed, or the shutdown passed its timeout: 1.
     Work(String),
-    /// A signal came first: 130 after SIGINT, 0 after SIGTERM.
+    /// A signal came first: 130 after SIGINT; after SIGTERM 0 for a service, 1 for other work.
     Stopped,
 }
 

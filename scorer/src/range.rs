@@ -103,7 +103,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Scores the intervals of the schedule that start in `[from, to)` and hold data, whatever was scored before: a rerun
 /// with the same windows and models changes nothing. An interval that is being scored by another worker is waited for
-/// and then scored. At shutdown, runs that have not begun are cancelled.
+/// and then scored; a run that its worker left is ended here first. At shutdown, runs that have not begun are cancelled.
 ///
 /// # Errors
 /// [`ScorerError::Usage`] naming the flag: unaligned or empty range, unknown schedule or model set, no active set.
@@ -136,6 +136,11 @@ pub(crate) async fn run_range_with(
     range.report.model_set = model_set;
     range.run().await?;
     Ok(range.report)
+}
+
+/// The first start of an interval at or after this time.
+fn grid_start(t: Timestamp, hop: i64) -> Timestamp {
+    Timestamp((t.0 + hop - 1).div_euclid(hop) * hop)
 }
 
 /// Both ends are starts of intervals.
@@ -218,6 +223,9 @@ impl Range {
     /// The next intervals with data, ascending from the cursor.
     async fn next_batch(&self, cursor: Timestamp, grid: PaneGrid) -> Result<Vec<Interval>> {
         let (w, h) = (self.schedule.spec.window_us, self.schedule.spec.hop_us);
+        // What the floor of retention cuts reads as empty, and its predictions are frozen.
+        let floor = self.shared.store.progress().await?.rows.iter().filter_map(|r| r.floor).max();
+        let cursor = floor.map_or(cursor, |floor| cursor.max(grid_start(floor, h)));
         let mut starts: Vec<Timestamp> = Vec::new();
         let mut from = cursor;
         loop {
@@ -266,13 +274,14 @@ impl Range {
             let busy = |i: &Interval| runs.iter().any(|r| r.interval == *i && !r.state.is_final());
             let (wait, free): (Vec<_>, Vec<_>) = intervals.into_iter().partition(busy);
             intervals = wait;
+            let others = self.unfinished(&intervals, &runs).await?;
             if !free.is_empty() {
                 match self.open(&free, &runs).await? {
                     Some(ids) => opened.extend(ids),
                     None => intervals.extend(free), // somebody was faster
                 }
             }
-            self.work_on(&opened).await;
+            self.work_on(&[opened.as_slice(), &others].concat()).await;
             if self.shutdown.is_cancelled() {
                 break;
             }
@@ -298,6 +307,19 @@ impl Range {
             error: r.error,
         }));
         Ok(())
+    }
+
+    /// Runs that others left or have under way in these intervals. Whoever opened them may be gone, so they are worked
+    /// on too: a task that somebody works on is not given out. What waits for a model set starts with ours.
+    async fn unfinished(&self, intervals: &[Interval], runs: &[RunRow]) -> Result<Vec<Uuid>> {
+        let open = || runs.iter().filter(|r| intervals.contains(&r.interval) && !r.state.is_final());
+        let waiting = open().filter(|r| r.state == RunState::Waiting);
+        let start: Vec<_> = waiting.map(|r| (r.run_id, self.model_set)).collect();
+        if !start.is_empty() {
+            // Fenced: somebody started or cancelled one; the next turn sees it.
+            let _: Outcome = self.shared.store.plan(&Plan { start, ..Plan::default() }).await?;
+        }
+        Ok(open().map(|r| r.run_id).collect())
     }
 
     /// Runs around these intervals, in any state.

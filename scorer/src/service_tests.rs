@@ -196,6 +196,113 @@ async fn a_range_waits_for_an_interval_that_another_worker_scores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_range_ends_runs_that_nobody_works_on() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    w.send(0, &[(0, 1, 15.0), (1, 1, 15.0)], Some(at(2)), false).await;
+    // Before there is a set: these wait. What a killed process left runs, and nobody holds it.
+    w.look().await;
+    w.activate().await;
+    w.send(0, &[(2, 1, 15.0)], Some(at(3)), false).await;
+    let left = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(2, 3),
+        cause: fleetscore_schemas::status::RunCause::Manual,
+        model_set: Some(1),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![left], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let stop = CancellationToken::new();
+    let job = run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 3), loader(), stop);
+    let report = tokio::time::timeout(Duration::from_secs(30), job).await.unwrap().unwrap();
+    assert_eq!(report.intervals.len(), 3);
+    assert!(w.runs("default").await.iter().all(|r| r.2.is_final()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_leaves_out_what_the_floor_of_retention_cuts() {
+    let mut w = World::new(&[schedule("default", 2, 2, CatchUp::All)], 1).await;
+    w.activate().await;
+    let readings: Vec<_> = (0..8).map(|m| (m, 1, 5.0)).collect();
+    w.send(0, &readings, Some(at(8)), false).await;
+    w.store.retain_from(at(3)).await.unwrap();
+    let stop = CancellationToken::new();
+    let report =
+        run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 8), loader(), stop).await.unwrap();
+    let intervals: Vec<_> = report.intervals.iter().map(|i| i.interval).collect();
+    assert_eq!(intervals, [span(4, 6), span(6, 8)]);
+    // Opened all the same, such a run is skipped and does not count as scored.
+    let run = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(0, 2),
+        cause: fleetscore_schemas::status::RunCause::Manual,
+        model_set: Some(1),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![run], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    w.score().await;
+    assert_eq!(w.runs("default").await[0].2, RunState::Skipped);
+    assert_eq!(Handle { shared: w.shared.clone() }.snapshot(), Snapshot::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let damaged = Arc::new(AtomicBool::new(true));
+    let seen = damaged.clone();
+    let unreadable: Loader = Arc::new(move |version| match version {
+        1 if seen.load(Ordering::SeqCst) => Box::pin(async {
+            Err(ScorerError::ModelSet { version: 1, message: "no right to read".into(), transient: false })
+        }),
+        99 => Box::pin(async {
+            Err(ScorerError::ModelSet { version: 99, message: "damaged".into(), transient: false })
+        }),
+        other => loader()(other),
+    });
+    w.activate().await;
+    w.send(0, &[(0, 1, 1.0), (1, 1, 1.0)], Some(at(2)), false).await;
+    w.look().await;
+    let (service, handle) =
+        Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), unreadable);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    until("five attempts", async || {
+        let rows = w.store.runs(&RunFilter::default()).await.unwrap();
+        rows.iter().map(|r| r.attempt).max() >= Some(5)
+    })
+    .await;
+    let rows = w.store.runs(&RunFilter::default()).await.unwrap();
+    assert!(rows.iter().all(|r| r.state == RunState::Running), "{rows:?}");
+    assert!(rows.iter().any(|r| r.error.as_ref().is_some_and(|e| e.contains("no right to read"))));
+    assert!(handle.snapshot().trouble.is_some_and(|t| t.contains("until it is mended")));
+    // Mended: scored. (Both intervals: the older one was tried, the other waited.)
+    damaged.store(false, Ordering::SeqCst);
+    until("scores", async || handle.snapshot().intervals_scored == 2).await;
+    // Another set is active: what is fixed to a damaged one is scored with that.
+    let run = NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval: span(0, 1),
+        cause: fleetscore_schemas::status::RunCause::Rescore,
+        model_set: Some(99),
+        data_only: false,
+        note: None,
+    };
+    let plan = Plan { open: vec![run], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    until("a score with another set", async || handle.snapshot().intervals_scored == 3).await;
+    assert_eq!(handle.snapshot().failed, 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());

@@ -4,11 +4,13 @@ use crate::backoff::Backoff;
 use crate::error::{Result, ScorerError};
 use crate::plan::{Scored, Windows, score};
 use crate::service::Shared;
-use fleetscore_schemas::codes::Classify;
-use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::codes::{Classify, Domain};
+use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::window::Feature;
-use fleetscore_store::{Outcome, PredictionCommit, RunCounts, Store, Task, TaskClaim};
+use fleetscore_store::{
+    NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, Store, Task, TaskClaim,
+};
 use futures::{StreamExt, TryStreamExt};
 use std::future::Future;
 use std::sync::Arc;
@@ -19,6 +21,10 @@ use uuid::Uuid;
 
 /// How long a task may go on after shutdown was asked for, before it is given back.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// The first pause, and the longest, before a run is tried again that waits for a person to mend what it needs.
+const KEPT_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How a task ended.
 #[derive(Debug)]
@@ -46,7 +52,7 @@ pub(crate) async fn work(shared: Arc<Shared>, runs: Option<Vec<Uuid>>, shutdown:
         match shared.store.claim_task(&claim).await {
             Ok(Some(task)) => {
                 backoff.reset();
-                one_task(&shared, task, &shutdown).await;
+                one_task(&shared, task, runs.is_none(), &shutdown).await;
             }
             Ok(None) if runs.is_some() => return,
             Ok(None) => {
@@ -65,14 +71,21 @@ pub(crate) async fn work(shared: Arc<Shared>, runs: Option<Vec<Uuid>>, shutdown:
     }
 }
 
-async fn one_task(shared: &Arc<Shared>, task: Task, shutdown: &CancellationToken) {
+/// One task; a service is `patient`: what a person can mend it waits for.
+async fn one_task(shared: &Arc<Shared>, task: Task, patient: bool, shutdown: &CancellationToken) {
     let ended = attempt(shared, &task, shutdown).await;
     match ended {
+        Ended::Scored(_, RunState::Skipped) => {
+            tracing::info!(run = %task.run_id, interval = %task.interval, "skipped: its predictions are frozen");
+        }
         Ended::Scored(counts, state) => shared.note_scored(&task, counts, state),
         Ended::Lost => {
             tracing::info!(run = %task.run_id, interval = %task.interval, "another worker has this task now");
         }
         Ended::GivenBack => give_back(shared, &task, "given back at shutdown", false).await,
+        Ended::Failed(e) if patient && mendable(&e) && !manual(shared, &task).await => {
+            keep(shared, &task, &e, shutdown).await;
+        }
         Ended::Failed(e) => {
             let give_up = task.run_attempt >= shared.options.max_attempts;
             tracing::warn!(
@@ -87,6 +100,76 @@ async fn one_task(shared: &Arc<Shared>, task: Task, shutdown: &CancellationToken
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = shutdown.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whether a person can mend it without touching the run: credentials, rights, a file of the set that is damaged or gone.
+fn mendable(e: &ScorerError) -> bool {
+    match e {
+        ScorerError::ModelSet { .. } => true,
+        ScorerError::Blob(_) | ScorerError::Store(_) => e.domain() == Domain::User,
+        _ => false,
+    }
+}
+
+/// Whether a person asked for the run, with this set: they are told that it cannot be had.
+async fn manual(shared: &Shared, task: &Task) -> bool {
+    let filter = RunFilter { run_ids: Some(vec![task.run_id]), ..RunFilter::default() };
+    match shared.store.runs(&filter).await {
+        Ok(rows) => rows.iter().any(|r| r.cause == RunCause::Manual),
+        Err(_) => false,
+    }
+}
+
+/// What a person can mend does not cost the interval its predictions: the run stays open with the error in its row and
+/// is tried again, ever more rarely. Where another model set has been activated since, the run gives way to one with
+/// that set. (Between the two steps the interval has no open run: a process killed there leaves it to `run`.)
+async fn keep(shared: &Shared, task: &Task, e: &ScorerError, shutdown: &CancellationToken) {
+    let active = match shared.store.model_sets().await {
+        Ok(sets) => sets.iter().find(|s| s.active).map(|s| s.version),
+        Err(_) => None,
+    };
+    let other = active.filter(|v| *v != task.model_set && matches!(e, ScorerError::ModelSet { .. }));
+    if let Some(version) = other {
+        let text = format!("{e}; scored with model set {version} instead, which is active now");
+        tracing::warn!(run = %task.run_id, interval = %task.interval, "{text}");
+        give_back(shared, task, &text, true).await;
+        replace(shared, task, version, shutdown).await;
+        return;
+    }
+    give_back(shared, task, &e.to_string(), false).await;
+    shared.trouble(&format!("scoring {}, tried again until it is mended", task.interval), e);
+    let pause = KEPT_PAUSE.saturating_mul(1 << task.run_attempt.clamp(0, 16)).min(LONGEST_PAUSE);
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// Opens a run with this set in place of one that ended.
+async fn replace(shared: &Shared, task: &Task, version: i64, shutdown: &CancellationToken) {
+    let mut backoff = Backoff::new();
+    let run = NewRun {
+        run_id: Uuid::now_v7(),
+        schedule: task.schedule.clone(),
+        interval: task.interval,
+        cause: RunCause::Rescore,
+        model_set: Some(version),
+        data_only: task.data_only,
+        note: None,
+    };
+    let plan = Plan { open: vec![run], ..Plan::default() };
+    loop {
+        match shared.store.plan(&plan).await {
+            // Fenced: it has an open run already.
+            Ok(Outcome::Done | Outcome::Fenced) => return,
+            Err(e) => {
+                shared.trouble("opening a run", &e.into());
+                if !backoff.wait(shutdown).await {
+                    return;
                 }
             }
         }
@@ -170,10 +253,21 @@ async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCoun
     let (state, error) = verdict(&scored.counts, shared.options.error_threshold);
     let counts = scored.counts;
     let commit = PredictionCommit { task: task.clone(), predictions: scored.batches, counts, state, error };
-    retried(|| shared.store.commit_predictions(&commit)).await.map(|outcome| match outcome {
-        Outcome::Done => Some((counts, state)),
-        Outcome::Fenced => None,
-    })
+    match retried(|| shared.store.commit_predictions(&commit)).await? {
+        // Below the floor of retention windows read as empty, and the commit left the predictions as they are.
+        Outcome::Done if counts.scored == 0 && skipped(shared, task).await => {
+            Ok(Some((RunCounts::default(), RunState::Skipped)))
+        }
+        Outcome::Done => Ok(Some((counts, state))),
+        Outcome::Fenced => Ok(None),
+    }
+}
+
+/// Whether the run ended as skipped; only counted by, so that an error is a no.
+async fn skipped(shared: &Shared, task: &Task) -> bool {
+    let filter = RunFilter { run_ids: Some(vec![task.run_id]), ..RunFilter::default() };
+    let rows = shared.store.runs(&filter).await;
+    rows.is_ok_and(|rows| rows.iter().any(|r| r.state == RunState::Skipped))
 }
 
 /// Two transactions that met are simply tried again; everything else goes up.

@@ -13,7 +13,7 @@ mod send;
 mod sql;
 
 use crate::config::{Config, SettingFlags, Sources};
-use crate::exit::{self, Fail, Outcome};
+use crate::exit::{self, Done, Fail, Outcome};
 use crate::logging::{self, LogFormat};
 use crate::roles::Roles;
 use crate::signals::Shutdown;
@@ -83,6 +83,15 @@ impl Command {
             _ => "warn",
         }
     }
+
+    /// Whether it goes on until it is told to end.
+    fn lasting(&self) -> bool {
+        match self {
+            Self::Demo(_) | Self::Up | Self::Aggregate | Self::Score => true,
+            Self::Send(args) => args.lasting(),
+            _ => false,
+        }
+    }
 }
 
 /// What every command is given.
@@ -113,14 +122,23 @@ fn run(cli: Cli) -> Outcome {
     let outcome = runtime.block_on(async {
         let shutdown = Shutdown::listen()?;
         let context = Context { config, shutdown: shutdown.clone() };
+        let lasting = cli.command.lasting();
         match dispatch(cli.command, context).await {
-            Err(Fail::Stopped) => Ok(shutdown.done()),
+            Err(Fail::Stopped) => stopped(lasting, shutdown.done()),
             outcome => outcome,
         }
     });
     // Threads that wait for a server must not hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+/// What a signal makes of a command: told to end by SIGTERM, a service has done all it was to do, other work is not done.
+fn stopped(lasting: bool, signal: Done) -> Outcome {
+    match signal {
+        Done::All if !lasting => Err(Fail::work("stopped before it was done")),
+        done => Ok(done),
+    }
 }
 
 async fn dispatch(command: Command, context: Context) -> Outcome {
@@ -149,6 +167,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sigterm_ends_services_well_and_leaves_other_work_undone() {
+        for (args, status) in [
+            ("up", 0),
+            ("aggregate", 0),
+            ("score", 0),
+            ("demo", 0),
+            ("send --simulate", 0),
+            ("send --simulate --duration 1m", 1),
+            ("send --csv x.csv", 1),
+            ("run --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z", 1),
+            ("migrate", 1),
+        ] {
+            let cli = Cli::try_parse_from(["fleetscore"].into_iter().chain(args.split(' '))).unwrap();
+            let lasting = cli.command.lasting();
+            assert_eq!(exit::status(&stopped(lasting, Done::All)), status, "{args}");
+            assert_eq!(exit::status(&stopped(lasting, Done::Interrupted)), 130, "{args}");
+        }
     }
 
     #[test]

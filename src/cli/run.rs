@@ -46,7 +46,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         scorer: wire::scorer(config, wire::process_name(), None),
     };
     let call = || run_range(Arc::clone(&store), blobs.clone(), options.clone(), shutdown.token().clone());
-    let report = connect::patiently("the store", shutdown, call).await?;
+    let report = tokio::select! {
+        report = connect::to_its_end("the store", shutdown, call) => report?,
+        () = overdue(context) => return Err(Fail::Stopped),
+    };
     print(&args, &report);
     if report.stopped {
         return Err(Fail::Stopped);
@@ -55,6 +58,13 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
         return Err(Fail::work("some runs failed"));
     }
     Ok(if report.partly() { Done::Partly } else { Done::All })
+}
+
+/// The end of the time that cleaning up may take after a signal.
+async fn overdue(context: &Context) {
+    context.shutdown.token().cancelled().await;
+    tokio::time::sleep(context.config.shutdown_timeout).await;
+    tracing::warn!("shutdown passed shutdown_timeout; the next `run` over the range ends what is left open");
 }
 
 /// A configured schedule that no service has made yet is made here: the command may be the only scorer there is.

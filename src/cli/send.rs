@@ -3,7 +3,7 @@
 use super::Context;
 use crate::config::units;
 use crate::connect::patiently;
-use crate::exit::{Fail, Outcome};
+use crate::exit::{Done, Fail, Outcome};
 use crate::send::csv::Reading;
 use crate::send::pace::Pace;
 use crate::send::pack::{Message, Packer, Shape};
@@ -74,6 +74,13 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is not a number above 0"))
 }
 
+impl Args {
+    /// Whether it sends until it is told to end.
+    pub(super) fn lasting(&self) -> bool {
+        self.simulate && self.duration.is_none()
+    }
+}
+
 pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     if let Some(path) = &args.check {
         return check::run(path, wire::decode_options(&context.config));
@@ -104,9 +111,10 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let end = sender.send_all(&mut source, pace, packer, context).await;
     let sent = sender.finish(started, topic, &source).await;
     // A mistake in the source comes first; what was sent before it is told all the same.
-    let end = end?;
-    sent?;
-    Ok(end)
+    match end {
+        Ok(_) | Err(Fail::Stopped) => sent.and(end),
+        fail => fail,
+    }
 }
 
 /// Where readings come from.
@@ -163,6 +171,7 @@ impl Sender {
         context: &Context,
     ) -> Outcome {
         let started = Instant::now();
+        let mut stopped = false;
         let mut first: Option<Timestamp> = None;
         for (index, reading) in (0_u64..).zip(source) {
             let reading = reading?;
@@ -171,19 +180,21 @@ impl Sender {
             if wait > Duration::from_millis(1)
                 && context.shutdown.unless(tokio::time::sleep(wait)).await.is_err()
             {
+                stopped = true;
                 break;
             }
             if let Some(message) = packer.push(reading) {
                 self.send(message).await?;
             }
             if context.shutdown.token().is_cancelled() {
+                stopped = true;
                 break;
             }
         }
         for message in packer.finish() {
             self.send(message).await?;
         }
-        Ok(context.shutdown.done())
+        if stopped { Err(Fail::Stopped) } else { Ok(Done::All) }
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Fail> {
