@@ -67,10 +67,19 @@ impl Prepared {
         Ok(Self { batch, evaluated, clock })
     }
 
-    /// Whether reading `i` may come to count, so that its series needs an id.
-    pub(crate) fn may_count(&self, i: usize, max_future_skew_us: i64) -> bool {
-        let in_time = self.batch.readings.ts.value(i) <= self.clock.plus_us(max_future_skew_us).us();
-        in_time && self.evaluated.as_ref().is_none_or(|e| e.fates[i] == Fate::Keep)
+    /// Whether reading `i` may come to count, so that its series needs an id: what is refused in any case must not use
+    /// up `max_series`. `tide` is that before the batch; readings of the batch itself may raise it further.
+    pub(crate) fn may_count(&self, i: usize, rules: &Rules, mut tide: Tide) -> bool {
+        let ts = self.batch.readings.ts.value(i);
+        let too_late = tide
+            .at(rules.clock, rules.max_disorder_us)
+            .zip(rules.allowed_lateness_us)
+            .is_some_and(|(watermark, lateness)| ts < watermark.saturating_sub(lateness));
+        let below_floor =
+            rules.floor.is_some_and(|f| rules.grid.index_of(ts) < f.div_euclid(rules.grid.len_us));
+        let too_early = ts > rules.clock.saturating_add(rules.max_future_skew_us);
+        !(too_early || too_late || below_floor)
+            && self.evaluated.as_ref().is_none_or(|e| e.fates[i] == Fate::Keep)
     }
 
     fn reason(&self, i: u32) -> String {

@@ -78,3 +78,17 @@ fn refused_readings_of_a_record_share_a_dead_letter_per_code() {
     assert!(rows[1].detail.ends_with(", and 999 more"), "{}", rows[1].detail);
     assert_eq!(judged.dead.values().sum::<u64>(), 4, "counted as they are stored");
 }
+
+#[test]
+fn what_is_refused_in_any_case_needs_no_id() {
+    let times = [CLOCK, CLOCK + 11 * S, CLOCK - 65 * S, CLOCK - 71 * S];
+    let prepared = prepared(wide(&times, 1));
+    let may_count = |rules: &Rules, tide| -> Vec<bool> {
+        (0..times.len()).map(|i| prepared.may_count(i, rules, tide)).collect()
+    };
+    let tide = Tide { watermark: None, greatest: Some(CLOCK) };
+    assert_eq!(may_count(&rules(), tide), [true, false, true, false], "skew and lateness");
+    assert_eq!(may_count(&rules(), Tide::default()), [true, false, true, true], "no watermark yet");
+    let floor = Rules { floor: Some(CLOCK - 64 * S), ..rules() };
+    assert_eq!(may_count(&floor, Tide::default()), [true, false, false, false]);
+}
