@@ -279,13 +279,9 @@ impl Running {
     fn source_event(&mut self, event: SourceEvent) -> Result<(), AggregatorError> {
         match event {
             SourceEvent::Assigned { assignment, cluster, partitions, offsets } => {
-                tracing::info!(assignment, partitions = partitions.len(), "partitions granted");
                 self.step(Event::Assigned { assignment, cluster, partitions, offsets })
             }
-            SourceEvent::Revoked { assignment, lost } => {
-                tracing::info!(assignment, lost, "partitions revoked");
-                self.step(Event::Revoked { assignment, lost })
-            }
+            SourceEvent::Revoked { assignment, lost } => self.step(Event::Revoked { assignment, lost }),
             SourceEvent::Batch(mut batch) => {
                 // Noted even where the batch is void: the decoder names each key once.
                 self.series.note(batch.decoder, &mut batch.new_series);
