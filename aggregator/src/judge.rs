@@ -6,7 +6,7 @@ use crate::plan::Pending;
 use crate::plan_expr::{Evaluated, RowExpressions};
 use crate::series::Keys;
 use fleetscore_schemas::codes::DeadLetterCode;
-use fleetscore_schemas::reading::ReadingBatch;
+use fleetscore_schemas::reading::{ReadingBatch, Span};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_state::{Admitted, Fate, Refusal, Rows, Rules, Tide, admit};
 use std::collections::BTreeMap;
@@ -32,6 +32,25 @@ pub(crate) struct Judged {
     pub(crate) dead: BTreeMap<DeadLetterCode, u64>,
 }
 
+/// The refused readings of one record that have one code in common.
+struct Folded {
+    span: Span,
+    code: DeadLetterCode,
+    /// Why the first of them was refused.
+    detail: String,
+    sensors: Vec<String>,
+    readings: usize,
+}
+
+fn code_of(refusal: Refusal) -> DeadLetterCode {
+    match refusal {
+        Refusal::FutureSkew => DeadLetterCode::FutureSkew,
+        Refusal::TooLate(_) | Refusal::BelowFloor => DeadLetterCode::TooLate,
+        Refusal::Expression => DeadLetterCode::Expression,
+        Refusal::SeriesLimit => DeadLetterCode::SeriesLimit,
+    }
+}
+
 impl Prepared {
     pub(crate) fn new(
         batch: Box<ReadingBatch>,
@@ -48,10 +67,19 @@ impl Prepared {
         Ok(Self { batch, evaluated, clock })
     }
 
-    /// Whether reading `i` may come to count, so that its series needs an id.
-    pub(crate) fn may_count(&self, i: usize, max_future_skew_us: i64) -> bool {
-        let in_time = self.batch.readings.ts.value(i) <= self.clock.plus_us(max_future_skew_us).us();
-        in_time && self.evaluated.as_ref().is_none_or(|e| e.fates[i] == Fate::Keep)
+    /// Whether reading `i` may come to count, so that its series needs an id: what is refused in any case must not use
+    /// up `max_series`. `tide` is that before the batch; readings of the batch itself may raise it further.
+    pub(crate) fn may_count(&self, i: usize, rules: &Rules, mut tide: Tide) -> bool {
+        let ts = self.batch.readings.ts.value(i);
+        let too_late = tide
+            .at(rules.clock, rules.max_disorder_us)
+            .zip(rules.allowed_lateness_us)
+            .is_some_and(|(watermark, lateness)| ts < watermark.saturating_sub(lateness));
+        let below_floor =
+            rules.floor.is_some_and(|f| rules.grid.index_of(ts) < f.div_euclid(rules.grid.len_us));
+        let too_early = ts > rules.clock.saturating_add(rules.max_future_skew_us);
+        !(too_early || too_late || below_floor)
+            && self.evaluated.as_ref().is_none_or(|e| e.fates[i] == Fate::Keep)
     }
 
     fn reason(&self, i: u32) -> String {
@@ -79,33 +107,53 @@ impl Prepared {
     /// Why a reading was refused: the code of its dead letter, and the words for a person.
     pub(crate) fn explain(&self, i: u32, refusal: Refusal, rules: &Rules) -> (DeadLetterCode, String) {
         let ts = Timestamp(self.batch.readings.ts.value(i as usize));
-        match refusal {
-            Refusal::FutureSkew => (
-                DeadLetterCode::FutureSkew,
-                format!(
-                    "event time {ts} is ahead of the clock ({}) by more than max_future_skew",
-                    self.clock
-                ),
+        let words = match refusal {
+            Refusal::FutureSkew => {
+                format!("event time {ts} is ahead of the clock ({}) by more than max_future_skew", self.clock)
+            }
+            Refusal::TooLate(watermark) => format!(
+                "event time {ts} is behind the watermark ({}) by more than allowed_lateness",
+                Timestamp(watermark)
             ),
-            Refusal::TooLate(watermark) => (
-                DeadLetterCode::TooLate,
-                format!(
-                    "event time {ts} is behind the watermark ({}) by more than allowed_lateness",
-                    Timestamp(watermark)
-                ),
+            Refusal::BelowFloor => format!(
+                "event time {ts} is below the floor of retention{}",
+                rules.floor.map_or_else(String::new, |f| format!(" ({})", Timestamp(f)))
             ),
-            Refusal::BelowFloor => (
-                DeadLetterCode::TooLate,
-                format!(
-                    "event time {ts} is below the floor of retention{}",
-                    rules.floor.map_or_else(String::new, |f| format!(" ({})", Timestamp(f)))
-                ),
-            ),
-            Refusal::Expression => (DeadLetterCode::Expression, self.reason(i)),
-            Refusal::SeriesLimit => {
-                (DeadLetterCode::SeriesLimit, "its series would be one more than max_series".to_owned())
+            Refusal::Expression => self.reason(i),
+            Refusal::SeriesLimit => "its series would be one more than max_series".to_owned(),
+        };
+        (code_of(refusal), words)
+    }
+
+    /// One dead letter for each code among the refused readings of a record, not one for each reading: each letter has
+    /// a copy of the record, and a wide object may hold thousands of readings.
+    fn fold(&self, refused: &[(u32, Refusal)], keys: &Keys, rules: &Rules) -> Vec<Folded> {
+        let readings = &self.batch.readings;
+        let mut letters: Vec<Folded> = Vec::new();
+        let mut of_record = 0; // where the letters of the present record begin
+        for (i, refusal) in refused {
+            let span = readings.spans[*i as usize];
+            if letters.last().is_some_and(|l| l.span != span) {
+                of_record = letters.len();
+            }
+            let code = code_of(*refusal);
+            let at = letters[of_record..].iter().position(|l| l.code == code).map(|at| at + of_record);
+            let at = at.unwrap_or_else(|| {
+                let (code, detail) = self.explain(*i, *refusal, rules);
+                letters.push(Folded { span, code, detail, sensors: Vec::new(), readings: 0 });
+                letters.len() - 1
+            });
+            let letter = &mut letters[at];
+            letter.readings += 1;
+            // Other sensors of the same record may have counted.
+            let name = keys.names.get(readings.series.value(*i as usize) as usize).and_then(Option::as_ref);
+            if let Some(name) = name
+                && letter.sensors.last() != Some(&name.sensor)
+            {
+                letter.sensors.push(name.sensor.clone());
             }
         }
+        letters
     }
 
     /// Puts accepted readings into `pending`, and everything that was refused into `letters`.
@@ -130,16 +178,19 @@ impl Prepared {
             *judged.dead.entry(bad.code).or_default() += 1;
             letters.push(&self.batch, bad.span, (bad.code, bad.detail.clone()), bad.sensors.clone());
         }
-        for (i, refusal) in &admitted.refused {
-            let reason = self.explain(*i, *refusal, rules);
-            *judged.dead.entry(reason.0).or_default() += 1;
-            let readings = &self.batch.readings;
-            // Other sensors of the same record may have counted.
-            let name = keys.names.get(readings.series.value(*i as usize) as usize).and_then(Option::as_ref);
-            let sensors = name.map(|n| n.sensor.clone()).into_iter().collect();
-            letters.push(&self.batch, readings.spans[*i as usize], reason, sensors);
+        for letter in self.fold(&admitted.refused, keys, rules) {
+            *judged.dead.entry(letter.code).or_default() += 1;
+            let detail = match letter.readings {
+                1 => letter.detail,
+                n => format!("{}, and {} more", letter.detail, n - 1),
+            };
+            letters.push(&self.batch, letter.span, (letter.code, detail), letter.sensors);
         }
         pending.push(&mut admitted);
         judged
     }
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -34,6 +34,8 @@ use std::sync::{Arc, Mutex};
 /// Rows are frozen into a batch when there are so many: small enough for the cache, large enough to amortise a call.
 const BATCH_ROWS: usize = 8192;
 const ROW_BYTES: usize = 24;
+/// Key, count, sum, m2, min, max, and time and value of the first and of the last.
+const STATE_BYTES: usize = 80;
 
 /// Readings and partial states since the last checkpoint.
 #[derive(Debug, Default)]
@@ -133,7 +135,8 @@ impl Plans {
     /// Puts partial states in the place of readings.
     pub(crate) async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {
         let states = self.compact.run(pending).await?;
-        let state_bytes = states.iter().map(RecordBatch::get_array_memory_size).sum();
+        // Not by the arrays' sizes: these are slices of shared columns, each of which would count as the whole.
+        let state_bytes = states.iter().map(|b| b.num_rows() * STATE_BYTES).sum();
         Ok(Pending { states, state_bytes, ..Pending::default() })
     }
 }

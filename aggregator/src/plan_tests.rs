@@ -104,6 +104,9 @@ fn many_rows_of_many_series_pass_the_point_where_partial_aggregation_is_skipped(
     for chunk in rows.chunks(5000) {
         push(&mut pending, chunk);
     }
+    let pending = runtime().block_on(plans.compact(pending)).unwrap();
+    let held: usize = pending.states.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(pending.bytes(), held * STATE_BYTES, "slices of one column do not count as the whole each");
     let deltas = runtime().block_on(plans.deltas(pending)).unwrap();
     check(&rows, &deltas).unwrap();
 }

@@ -87,7 +87,7 @@ pub async fn replay_dead_letters(
     let keys = prepared.batch.readings.series.values().to_vec();
     let (unknown, names) = series
         .keys(decoder)
-        .unknown(&keys, |i| prepared.may_count(i, rules.max_future_skew_us))
+        .unknown(&keys, |i| prepared.may_count(i, &rules, Tide::default()))
         .map_err(AggregatorError::internal)?;
     let answer = patiently(&shared, "ids of series", || store.intern(&names, options.max_series));
     series.learn(decoder, &unknown, &answer.await.map_err(failed)?);

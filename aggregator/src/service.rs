@@ -279,13 +279,9 @@ impl Running {
     fn source_event(&mut self, event: SourceEvent) -> Result<(), AggregatorError> {
         match event {
             SourceEvent::Assigned { assignment, cluster, partitions, offsets } => {
-                tracing::info!(assignment, partitions = partitions.len(), "partitions granted");
                 self.step(Event::Assigned { assignment, cluster, partitions, offsets })
             }
-            SourceEvent::Revoked { assignment, lost } => {
-                tracing::info!(assignment, lost, "partitions revoked");
-                self.step(Event::Revoked { assignment, lost })
-            }
+            SourceEvent::Revoked { assignment, lost } => self.step(Event::Revoked { assignment, lost }),
             SourceEvent::Batch(mut batch) => {
                 // Noted even where the batch is void: the decoder names each key once.
                 self.series.note(batch.decoder, &mut batch.new_series);
@@ -399,12 +395,21 @@ impl Running {
         if self.core.offer(&batch.source, batch.start, batch.from) != Offer::Apply {
             return Ok(Progress::Done);
         }
-        let skew = self.options.max_future_skew_us;
+        let Some(part) = self.core.part(&batch.source) else { return Ok(Progress::Done) };
+        let mut tide = part.tide;
+        let rules = Rules {
+            grid: self.options.panes.grid(),
+            clock: prepared.clock.us(),
+            max_disorder_us: self.options.max_disorder_us,
+            max_future_skew_us: self.options.max_future_skew_us,
+            allowed_lateness_us: Some(self.options.allowed_lateness_us),
+            floor: part.floor.map(Timestamp::us),
+        };
         let keys = self.series.keys(batch.decoder);
         // Asked once, and waited for: asking anew would break off the question under way, at every turn of the loop.
         if !self.jobs.is_interning() {
             let (unknown, names) = keys
-                .unknown(batch.readings.series.values(), |i| prepared.may_count(i, skew))
+                .unknown(batch.readings.series.values(), |i| prepared.may_count(i, &rules, tide))
                 .map_err(|e| AggregatorError::internal(format!("{}: {e}", label(batch))))?;
             if !unknown.is_empty() {
                 self.jobs.intern(batch.decoder, unknown, names);
@@ -414,16 +419,6 @@ impl Running {
             self.queue.push_front(Queued::Prepared(prepared));
             return Ok(Progress::Blocked);
         }
-        let Some(part) = self.core.part(&batch.source) else { return Ok(Progress::Done) };
-        let rules = Rules {
-            grid: self.options.panes.grid(),
-            clock: prepared.clock.us(),
-            max_disorder_us: self.options.max_disorder_us,
-            max_future_skew_us: skew,
-            allowed_lateness_us: Some(self.options.allowed_lateness_us),
-            floor: part.floor.map(Timestamp::us),
-        };
-        let mut tide = part.tide;
         let (pending, letters) = (&mut self.pending, &mut self.letters);
         let judged =
             guarded(&label(batch), || Ok(prepared.judge(keys, &rules, &mut tide, pending, letters)))?;

@@ -1,21 +1,24 @@
-//! Back-pressure by bytes: what was read from the broker and not yet let go of.
+//! Back-pressure by bytes: what was read from the broker and decoded from that, and not yet let go of.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a message costs besides its payload: its share of the index columns and of the decoded ones.
+/// What a message costs besides its payload until it is decoded: its share of the index columns, and of a batch.
 pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
 /// Bytes in flight between the broker and the store.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// Messages, and what was decoded from them.
     used: AtomicUsize,
+    /// The latter alone.
+    decoded: AtomicUsize,
     limit: usize,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+        Arc::new(Self { used: AtomicUsize::new(0), decoded: AtomicUsize::new(0), limit })
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -24,6 +27,13 @@ impl Budget {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Whether to decode one more batch: not while what was decoded before takes the whole limit. Messages of a few
+    /// bytes per bad record become fifty times as large, and what was read but not decoded yet has its own limit.
+    /// With nothing decoded out, any batch may be, however large.
+    pub(crate) fn may_decode(&self) -> bool {
+        self.decoded.load(Ordering::Acquire) < self.limit.max(1)
     }
 
     /// How many messages may be read now, of `average` bytes each: 0 while the budget is spent, else at least 1, so
@@ -37,7 +47,7 @@ impl Budget {
 
     /// Takes no bytes yet; the permit grows.
     pub(crate) fn permit(self: &Arc<Self>) -> Permit {
-        Permit { budget: Arc::clone(self), bytes: 0 }
+        Permit { budget: Arc::clone(self), bytes: 0, decoded: 0 }
     }
 }
 
@@ -46,6 +56,7 @@ impl Budget {
 pub(crate) struct Permit {
     budget: Arc<Budget>,
     bytes: usize,
+    decoded: usize,
 }
 
 impl Permit {
@@ -53,10 +64,18 @@ impl Permit {
         self.bytes += bytes;
         self.budget.used.fetch_add(bytes, Ordering::AcqRel);
     }
+
+    /// Grows by what was decoded from the messages.
+    pub(crate) fn grow_decoded(&mut self, bytes: usize) {
+        self.decoded += bytes;
+        self.budget.decoded.fetch_add(bytes, Ordering::AcqRel);
+        self.grow(bytes);
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.budget.decoded.fetch_sub(self.decoded, Ordering::AcqRel);
         self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }

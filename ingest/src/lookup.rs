@@ -128,6 +128,9 @@ impl Lookup {
                 let mut first = true;
                 move |r| std::mem::take(&mut first) || !matches!(r, Request::Ends { .. })
             });
+        } else {
+            // Ends are asked for once a second, and partitions without a leader take longer to answer.
+            waiting.drain(..waiting.len().saturating_sub(1));
         }
         match waiting.pop_front() {
             Some(request) => Some(request),
@@ -374,21 +377,29 @@ impl Lookup {
         let (mut ends, mut suspect) = (Vec::new(), Vec::new());
         for (topic, numbers) in by_topic(partitions.iter().map(|(p, _)| p)) {
             let source = |partition| TopicPartition::new(Arc::clone(&topic), partition);
-            match self.list(&topic, &numbers, Offset::End) {
-                Ok(found) => {
-                    for (partition, end) in found {
-                        let source = source(partition);
-                        if positions.get(&source).is_some_and(|position| end < *position) {
-                            suspect.push(source.clone());
-                        }
-                        ends.push((source, end));
-                    }
-                }
+            let found = match self.list(&topic, &numbers, Offset::End) {
                 Err(missing @ Trouble::Missing(_)) => {
                     self.tell(missing);
                     suspect.extend(numbers.into_iter().map(source));
+                    continue;
                 }
-                Err(other) => return Err(other),
+                // As with ranges: partitions without a leader do not hold up the others.
+                Err(trouble @ Trouble::Later(_)) => {
+                    let found = self.range_each(&topic, &numbers);
+                    if found.is_empty() {
+                        return Err(trouble);
+                    }
+                    self.tell(trouble);
+                    found.into_iter().map(|(partition, range)| (partition, range.latest)).collect()
+                }
+                other => other?,
+            };
+            for (partition, end) in found {
+                let source = source(partition);
+                if positions.get(&source).is_some_and(|position| end < *position) {
+                    suspect.push(source.clone());
+                }
+                ends.push((source, end));
             }
         }
         Ok(Answer::Ends { start, ends, suspect })

@@ -153,6 +153,18 @@ pub struct ReadingBatch {
     pub permit: Option<Box<dyn Any + Send>>,
 }
 
+impl ReadingBatch {
+    /// Bytes that decoding has added to the messages: columns, spans and bad records.
+    pub fn decoded_bytes(&self) -> usize {
+        const READING: usize = size_of::<u32>() + size_of::<i64>() + size_of::<f64>() + size_of::<Span>();
+        let bad = |b: &BadRecord| {
+            let sensors: usize = b.sensors.iter().map(|s| size_of::<String>() + s.len()).sum();
+            size_of::<BadRecord>() + b.detail.len() + sensors
+        };
+        self.readings.len() * READING + self.bad.iter().map(bad).sum::<usize>()
+    }
+}
+
 impl std::fmt::Debug for ReadingBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ReadingBatch")
