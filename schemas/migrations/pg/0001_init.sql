@@ -235,8 +235,9 @@ CREATE FUNCTION fleetscore_square(d double precision) RETURNS double precision
 
 -- The end of the newest interval that is ready: an interval is ready if it ends at or before `until`. Per partition:
 -- the watermark has passed the end, or the partition is quiet, or its owner is silent for too long. No rows: NULL.
+-- What a schedule dealt with was ready, and stays it when quietness ends with its owner.
 CREATE VIEW ready_until AS
-SELECT min(CASE
+SELECT greatest(min(CASE
         WHEN now() - coalesce(p.owner_seen_at, p.created_at) > s.max_wait_us * interval '1 microsecond'
         THEN 'infinity'::timestamptz
         ELSE greatest(
@@ -244,7 +245,7 @@ SELECT min(CASE
             p.watermark - CASE s.edges WHEN 'end' THEN interval '1 microsecond' ELSE interval '0' END,
             CASE WHEN now() - p.owner_seen_at <= s.owner_ttl_us * interval '1 microsecond'
                 THEN p.quiet_at - s.max_disorder_us * interval '1 microsecond' END)
-    END) AS until
+    END), (SELECT max(covered_until) FROM schedule_data)) AS until
 FROM progress_data p CROSS JOIN setting_data s;
 
 CREATE VIEW windows AS

@@ -221,15 +221,17 @@ CREATE TABLE model_set_activation_data (
 );
 
 -- One row, in microseconds: an interval is ready if it ends at or before `until`. Per partition: the watermark has
--- passed the end, or the partition is quiet, or its owner has been silent for too long. No partitions: NULL.
+-- passed the end, or the partition is quiet, or its owner has been silent for too long. Without partitions: none.
+-- What a schedule dealt with was ready, and stays it when quietness ends with its owner.
 CREATE VIEW ready_until AS
-SELECT min(CASE
+SELECT max(coalesce(min(CASE
         WHEN n.now - coalesce(p.owner_seen_at, p.created_at) > s.max_wait_us THEN 9000000000000000000
         ELSE max(
             coalesce(p.watermark - (s.edges = 'end'), -9000000000000000000),
             coalesce(CASE WHEN n.now - p.owner_seen_at <= s.owner_ttl_us THEN p.quiet_at - s.max_disorder_us END,
                 -9000000000000000000))
-    END) AS until
+    END), -9000000000000000000),
+    (SELECT coalesce(max(covered_until), -9000000000000000000) FROM schedule_data)) AS until
 FROM progress_data p CROSS JOIN setting_data s
     CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now) n;
 

@@ -12,6 +12,7 @@ super::list![
     ready_is_what_the_watermarks_say,
     ready_at_an_edge_that_belongs_to_the_window,
     ready_by_quiet_and_by_silence,
+    what_a_schedule_dealt_with_stays_ready,
     predictions_are_stale_by_version,
     views_hide_what_crosses_the_floor,
     the_views_have_the_documented_columns,
@@ -176,6 +177,33 @@ async fn ready_by_quiet_and_by_silence(store: Arc<dyn Store>) {
     s.store.add_partitions(SOURCE, &[(tp(1), 0)]).await.unwrap();
     set_watermark(&mut s, 0, at(9)).await;
     assert_eq!(ready(&*s.store).await, [false, false]);
+}
+
+async fn what_a_schedule_dealt_with_stays_ready(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let mut s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    s.store.put_schedule(&schedule("two", 2)).await.unwrap();
+    for minute in 0..3 {
+        s.commit(&[(minute, s.series[0], &[(1, 1.0)])]).await;
+    }
+    assert_eq!(ready(&*s.store).await, [false; 3]);
+    for (name, covered) in [("default", 2), ("two", 0)] {
+        let row = s.store.schedules().await.unwrap().into_iter().find(|r| r.spec.name == name).unwrap();
+        let step = ScheduleMove {
+            name: row.spec.name,
+            revision: row.revision,
+            first_interval: Some(at(0)),
+            covered_until: Some(at(covered)),
+        };
+        let plan = Plan { schedules: vec![step], ..Plan::default() };
+        assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
+    }
+    assert_eq!(ready(&*s.store).await, [true, true, false], "nobody asserts quietness any more");
+    set_watermark(&mut s, 0, at(1)).await;
+    assert_eq!(ready(&*s.store).await, [true, true, false], "a watermark behind it takes nothing back");
+    set_watermark(&mut s, 0, at(3)).await;
+    assert_eq!(ready(&*s.store).await, [true; 3]);
 }
 
 async fn predictions_are_stale_by_version(store: Arc<dyn Store>) {
