@@ -40,7 +40,7 @@ pub(crate) struct Wish {
 pub(crate) async fn run(config: &Config, shutdown: &Shutdown, wish: Wish) -> Outcome {
     let started = Instant::now();
     let stage = Stage::set(config, &wish).await?;
-    let mut running = Running::start(&stage.config, Roles::All, shutdown).await?;
+    let mut running = Running::start(&stage.config, Roles::All, shutdown, None).await?;
     let listener = http::listen(stage.http.as_str(), stage.http_may_move).await?;
     let http = listener.local_addr().map_or_else(|_| stage.http.clone(), |a| a.to_string());
     running.serve(listener);
