@@ -45,6 +45,8 @@ pub(crate) struct Stage {
     period_us: i64,
     /// Lives as long as the demo.
     _broker: EmbeddedBroker,
+    /// Keeps the folder from another demo.
+    _folder: std::fs::File,
 }
 
 impl Stage {
@@ -62,7 +64,7 @@ impl Stage {
         if given.origin("data_dir").is_none() {
             config.data_dir = PathBuf::from(DATA_DIR);
         }
-        folder::prepare(&config.data_dir)?;
+        let folder = folder::prepare(&config.data_dir)?;
         config.data_dir = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir);
         let config_dir = config.data_dir.components().collect::<PathBuf>();
         let blobs_dir = config_dir.join("blobs");
@@ -98,6 +100,7 @@ impl Stage {
             period_us,
             config,
             _broker: broker,
+            _folder: folder,
         })
     }
 
