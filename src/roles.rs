@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How often a service tells what it did.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Roles {
@@ -122,6 +125,7 @@ pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> O
     };
     let mut running = Running::start(config, roles, shutdown, listener).await?;
     running.warn_of_growth(config, shutdown).await;
+    running.tell();
     let failed = tokio::select! {
         () = shutdown.token().cancelled() => None,
         failed = running.failed() => Some(failed),
@@ -130,6 +134,57 @@ pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> O
     match failed {
         Some(fail) => Err(fail),
         None => stopped.map(|()| shutdown.done()),
+    }
+}
+
+fn tell_progress(handles: &Handles, a: &mut aggregator::Snapshot, s: &mut scorer::Snapshot) {
+    if let Some(now) = handles.aggregator.as_ref().map(aggregator::Handle::snapshot) {
+        aggregated(a, &now).inspect(|line| tracing::info!("{line}"));
+        *a = now;
+    }
+    if let Some(now) = handles.scorer.as_ref().map(scorer::Handle::snapshot) {
+        scored(s, &now).inspect(|line| tracing::info!("{line}"));
+        *s = now;
+    }
+}
+
+/// What an aggregator stored between two looks.
+fn aggregated(before: &aggregator::Snapshot, now: &aggregator::Snapshot) -> Option<String> {
+    let dead = |s: &aggregator::Snapshot| s.dead_letters.values().sum::<u64>();
+    let (checkpoints, dead_letters) =
+        (now.checkpoints.saturating_sub(before.checkpoints), dead(now).saturating_sub(dead(before)));
+    (checkpoints > 0).then(|| {
+        format!(
+            "{} readings, {dead_letters} dead letters; stored {} panes in {checkpoints} checkpoints",
+            now.readings.saturating_sub(before.readings),
+            now.windows.saturating_sub(before.windows)
+        )
+    })
+}
+
+/// What a scorer stored between two looks.
+fn scored(before: &scorer::Snapshot, now: &scorer::Snapshot) -> Option<String> {
+    let intervals = now.intervals_scored.saturating_sub(before.intervals_scored);
+    let newest = now.last_interval.as_ref().map_or(String::new(), |(s, i)| format!("; newest {s} {i}"));
+    (intervals > 0).then(|| {
+        format!(
+            "scored {intervals} intervals, {} predictions, {} anomalies{newest}",
+            now.predictions.saturating_sub(before.predictions),
+            now.anomalies.saturating_sub(before.anomalies)
+        )
+    })
+}
+
+/// Says which model set is active, once for each.
+async fn tell_model_set(handles: &Handles, told: &mut Option<i64>) {
+    if handles.scorer.is_none() {
+        return;
+    }
+    // A store that is away is spoken of elsewhere.
+    let Ok(sets) = handles.store.model_sets().await else { return };
+    if let Some(set) = sets.iter().find(|s| s.active).filter(|s| *told != Some(s.version)) {
+        tracing::info!("model set {} is active: {} models, {}", set.version, set.models, set.origin);
+        *told = Some(set.version);
     }
 }
 
@@ -223,6 +278,20 @@ impl Running {
         }
     }
 
+    /// Logs what is done, while anything is: a line for each part every few seconds at most.
+    fn tell(&mut self) {
+        let (handles, stop) = (self.handles.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let (mut a, mut s, mut set) = Default::default();
+            while stop.run_until_cancelled(tokio::time::sleep(TELL_EVERY)).await.is_some() {
+                tell_progress(&handles, &mut a, &mut s);
+                let _ = stop.run_until_cancelled(tell_model_set(&handles, &mut set)).await;
+            }
+            tell_progress(&handles, &mut a, &mut s);
+            ("log", Ok(()))
+        });
+    }
+
     /// Serves `/healthz` and `/readyz` of services that run.
     pub(crate) fn serve(&mut self, listener: TcpListener) {
         let (_, standing) = watch::channel(Standing::Runs(self.handles.clone()));
@@ -283,6 +352,32 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         Ok(text)
+    }
+
+    #[test]
+    fn what_was_done_since_the_last_look_is_told_once() {
+        let before = scorer::Snapshot { intervals_scored: 3, predictions: 120, ..Default::default() };
+        let interval = fleetscore_schemas::time::Interval {
+            start: fleetscore_schemas::time::Timestamp(0),
+            end: fleetscore_schemas::time::Timestamp(60_000_000),
+        };
+        let now = scorer::Snapshot {
+            intervals_scored: 15,
+            predictions: 600,
+            anomalies: 3,
+            last_interval: Some(("default".into(), interval)),
+            ..Default::default()
+        };
+        let line = scored(&before, &now).unwrap();
+        assert!(
+            line.starts_with("scored 12 intervals, 480 predictions, 3 anomalies; newest default 1970-"),
+            "{line}"
+        );
+        assert_eq!(scored(&now, &now), None);
+        let stored = aggregator::Snapshot { readings: 90, windows: 30, checkpoints: 2, ..Default::default() };
+        let line = aggregated(&Default::default(), &stored).unwrap();
+        assert_eq!(line, "90 readings, 0 dead letters; stored 30 panes in 2 checkpoints");
+        assert_eq!(aggregated(&stored, &stored), None);
     }
 
     #[tokio::test]
