@@ -104,7 +104,8 @@ impl Stage {
         })
     }
 
-    /// The fleet: one fault in about 50 healthy intervals of a series, of two to six intervals.
+    /// The fleet: one fault in about 25 healthy intervals of a series, of two to four intervals: the first few
+    /// intervals of a demo already have some to find.
     pub(crate) fn fleet(&self, wish: &Wish) -> FleetOptions {
         let interval = self.config.interval_us;
         FleetOptions {
@@ -115,8 +116,8 @@ impl Stage {
             swing_us: SWING * interval,
             start_us: self.start.0,
             faults_from_us: self.live_from.0,
-            fault_rate: 0.02 * (60 * US_PER_S) as f64 / interval as f64,
-            fault_len_us: (2 * interval, 6 * interval),
+            fault_rate: 0.04 * (60 * US_PER_S) as f64 / interval as f64,
+            fault_len_us: (2 * interval, 4 * interval),
         }
     }
 
