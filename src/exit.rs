@@ -2,6 +2,7 @@
 
 use crate::signals::Stopped;
 use fleetscore_schemas::codes::{Classify, Domain};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A command that came to its end.
@@ -78,7 +79,8 @@ pub(crate) fn status(outcome: &Outcome) -> u8 {
 /// Prints what failed and gives the status.
 pub(crate) fn report(outcome: &Outcome) -> ExitCode {
     if let Err(fail) = outcome {
-        eprintln!("error: {fail}");
+        // Where nobody reads it any more, the status still says so.
+        let _ = writeln!(std::io::stderr(), "error: {fail}");
     }
     ExitCode::from(status(outcome))
 }

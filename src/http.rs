@@ -1,7 +1,7 @@
 //! `/healthz` and `/readyz`: what an orchestrator asks, answered in words.
 
 use crate::exit::Fail;
-use crate::roles::Handles;
+use crate::roles::Standing;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to answer `/readyz`.
@@ -38,26 +39,37 @@ pub(crate) async fn listen(address: &str, or_free: bool) -> Result<TcpListener, 
 /// Where the listener breaks.
 pub(crate) async fn serve(
     listener: TcpListener,
-    handles: Handles,
+    standing: watch::Receiver<Standing>,
     stop: CancellationToken,
 ) -> Result<(), Fail> {
     let address = listener.local_addr().map_or_else(|e| e.to_string(), |a: SocketAddr| a.to_string());
     tracing::info!("http://{address}/healthz and /readyz");
-    let app = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(handles);
+    let app =
+        Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(standing);
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .map_err(|e| Fail::work(format!("http: {e}")))
 }
 
-/// Whether restarting the process could help: each loop is alive and turns.
-async fn healthz(State(handles): State<Handles>) -> (StatusCode, Json<Value>) {
+/// Whether restarting the process could help: each loop is alive and turns. One that starts waits for others.
+async fn healthz(State(standing): State<watch::Receiver<Standing>>) -> (StatusCode, Json<Value>) {
+    let now = standing.borrow().clone();
+    let handles = match now {
+        Standing::Runs(handles) => handles,
+        Standing::Waits(what) => return answer(true, "healthy", vec![("waiting", json!(what))]),
+    };
     let roles = handles.health();
     answer(roles.iter().all(|r| r.good), "healthy", roles.iter().map(|r| (r.name, json!(r.words))).collect())
 }
 
 /// Whether it does its work: the store answers, partitions are assigned, nothing is waited for.
-async fn readyz(State(handles): State<Handles>) -> (StatusCode, Json<Value>) {
+async fn readyz(State(standing): State<watch::Receiver<Standing>>) -> (StatusCode, Json<Value>) {
+    let now = standing.borrow().clone();
+    let handles = match now {
+        Standing::Runs(handles) => handles,
+        Standing::Waits(what) => return answer(false, "ready", vec![("waiting", json!(what))]),
+    };
     let mut roles = handles.readiness();
     let store = match tokio::time::timeout(STORE_ANSWERS_WITHIN, handles.store.now()).await {
         Ok(Ok(_)) => Ok("answers".to_owned()),

@@ -21,13 +21,17 @@ pub(crate) fn start(format: LogFormat, level: &str) {
         .filter_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()).map(|v| (name, v)))
         .map(|(name, text)| {
             EnvFilter::try_new(&text).unwrap_or_else(|e| {
-                eprintln!("warning: {name}={text} is not a filter of logs ({e}); using `{level}`");
+                let _ = writeln!(
+                    io::stderr(),
+                    "warning: {name}={text} is not a filter of logs ({e}); using `{level}`"
+                );
                 EnvFilter::new(level)
             })
         })
         .next()
         .unwrap_or_else(|| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Screen);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(Screen).log_internal_errors(false);
     // A second start (tests) keeps the first.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
@@ -45,20 +49,22 @@ pub(crate) fn set_picture(picture: Option<indicatif::MultiProgress>) {
     }
 }
 
+/// Standard error. Where nobody reads it any more (`2>&1 | head`), lines are lost and work goes on.
 struct Screen;
 
 impl Write for Screen {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let picture = PICTURE.lock().ok().and_then(|p| p.clone());
-        match picture {
-            Some(p) => p.suspend(|| io::stderr().lock().write_all(line))?,
-            None => io::stderr().lock().write_all(line)?,
-        }
+        let _ = match picture {
+            Some(p) => p.suspend(|| io::stderr().lock().write_all(line)),
+            None => io::stderr().lock().write_all(line),
+        };
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

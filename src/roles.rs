@@ -1,7 +1,7 @@
 //! Which services a process runs, how they are wired, and how it ends.
 
-use crate::config::Config;
 use crate::config::units::show_duration;
+use crate::config::{Config, mask};
 use crate::exit::{Fail, Outcome};
 use crate::signals::Shutdown;
 use crate::{connect, http, wire};
@@ -13,8 +13,12 @@ use fleetscore_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How often a service tells what it did.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,15 @@ impl Roles {
     const fn scores(self) -> bool {
         matches!(self, Self::Score | Self::All)
     }
+}
+
+/// How far a process is, as its HTTP answers know it.
+#[derive(Clone)]
+pub(crate) enum Standing {
+    /// It starts, and waits for this.
+    Waits(String),
+    /// Its services run.
+    Runs(Handles),
 }
 
 /// What the running services can be asked.
@@ -110,11 +123,9 @@ pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> O
         Some(address) => Some(http::listen(address, false).await?),
         None => None,
     };
-    let mut running = Running::start(config, roles, shutdown).await?;
+    let mut running = Running::start(config, roles, shutdown, listener).await?;
     running.warn_of_growth(config, shutdown).await;
-    if let Some(listener) = listener {
-        running.serve(listener);
-    }
+    running.tell();
     let failed = tokio::select! {
         () = shutdown.token().cancelled() => None,
         failed = running.failed() => Some(failed),
@@ -126,33 +137,94 @@ pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> O
     }
 }
 
+fn tell_progress(handles: &Handles, a: &mut aggregator::Snapshot, s: &mut scorer::Snapshot) {
+    if let Some(now) = handles.aggregator.as_ref().map(aggregator::Handle::snapshot) {
+        aggregated(a, &now).inspect(|line| tracing::info!("{line}"));
+        *a = now;
+    }
+    if let Some(now) = handles.scorer.as_ref().map(scorer::Handle::snapshot) {
+        scored(s, &now).inspect(|line| tracing::info!("{line}"));
+        *s = now;
+    }
+}
+
+/// What an aggregator stored between two looks.
+fn aggregated(before: &aggregator::Snapshot, now: &aggregator::Snapshot) -> Option<String> {
+    let dead = |s: &aggregator::Snapshot| s.dead_letters.values().sum::<u64>();
+    let (checkpoints, dead_letters) =
+        (now.checkpoints.saturating_sub(before.checkpoints), dead(now).saturating_sub(dead(before)));
+    (checkpoints > 0).then(|| {
+        format!(
+            "{} readings, {dead_letters} dead letters; stored {} panes in {checkpoints} checkpoints",
+            now.readings.saturating_sub(before.readings),
+            now.windows.saturating_sub(before.windows)
+        )
+    })
+}
+
+/// What a scorer stored between two looks.
+fn scored(before: &scorer::Snapshot, now: &scorer::Snapshot) -> Option<String> {
+    let intervals = now.intervals_scored.saturating_sub(before.intervals_scored);
+    let newest = now.last_interval.as_ref().map_or(String::new(), |(s, i)| format!("; newest {s} {i}"));
+    (intervals > 0).then(|| {
+        format!(
+            "scored {intervals} intervals, {} predictions, {} anomalies{newest}",
+            now.predictions.saturating_sub(before.predictions),
+            now.anomalies.saturating_sub(before.anomalies)
+        )
+    })
+}
+
+/// Says which model set is active, once for each.
+async fn tell_model_set(handles: &Handles, told: &mut Option<i64>) {
+    if handles.scorer.is_none() {
+        return;
+    }
+    // A store that is away is spoken of elsewhere.
+    let Ok(sets) = handles.store.model_sets().await else { return };
+    if let Some(set) = sets.iter().find(|s| s.active).filter(|s| *told != Some(s.version)) {
+        tracing::info!("model set {} is active: {} models, {}", set.version, set.models, set.origin);
+        *told = Some(set.version);
+    }
+}
+
 impl Running {
-    /// Connects, migrates, checks that blobs are the store's, and starts the services.
+    /// Connects, migrates, checks that blobs are the store's, and starts the services. Where there is a listener it
+    /// answers from the beginning: a server that is away is waited for, and whoever asks is to hear of it.
     ///
     /// # Errors
     /// A mistake in the settings; [`Fail::Stopped`] at a signal.
-    pub(crate) async fn start(config: &Config, roles: Roles, shutdown: &Shutdown) -> Result<Self, Fail> {
+    pub(crate) async fn start(
+        config: &Config,
+        roles: Roles,
+        shutdown: &Shutdown,
+        listener: Option<TcpListener>,
+    ) -> Result<Self, Fail> {
         let brokers = if roles.aggregates() { Some(config.require_kafka()?) } else { None };
+        let waits = |what: &str, at: &str| Standing::Waits(format!("{what} at {}", mask::text(at)));
+        let (standing, told) = watch::channel(waits("the store", &config.store));
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        if let Some(listener) = listener {
+            let serving = http::serve(listener, told, stop.clone());
+            tasks.spawn(async move { ("http", serving.await) });
+        }
         let store = connect::store(config, shutdown).await?;
+        standing.send_replace(waits("blob storage", &config.blobs));
         let blobs = match roles.scores() {
             true => Some(connect::blobs(config, &*store, shutdown).await?),
             false => None,
         };
         let name = wire::process_name();
         let handles = Handles { store: Arc::clone(&store), source: None, aggregator: None, scorer: None };
-        let mut running = Self {
-            handles,
-            blobs,
-            tasks: JoinSet::new(),
-            stop: CancellationToken::new(),
-            shutdown_timeout: config.shutdown_timeout,
-        };
+        let mut running = Self { handles, blobs, tasks, stop, shutdown_timeout: config.shutdown_timeout };
         if let Some(brokers) = brokers {
+            standing.send_replace(Standing::Waits("the store's identity".to_owned()));
             running.start_aggregator(config, brokers, &name, shutdown).await?;
         }
         if roles.scores() {
             running.start_scorer(config, &name);
         }
+        standing.send_replace(Standing::Runs(running.handles.clone()));
         tracing::info!("{name} runs as {roles:?}");
         Ok(running)
     }
@@ -206,10 +278,25 @@ impl Running {
         }
     }
 
-    /// Serves `/healthz` and `/readyz`.
-    pub(crate) fn serve(&mut self, listener: TcpListener) {
+    /// Logs what is done, while anything is: a line for each part every few seconds at most.
+    fn tell(&mut self) {
         let (handles, stop) = (self.handles.clone(), self.stop.clone());
-        self.tasks.spawn(async move { ("http", http::serve(listener, handles, stop).await) });
+        self.tasks.spawn(async move {
+            let (mut a, mut s, mut set) = Default::default();
+            while stop.run_until_cancelled(tokio::time::sleep(TELL_EVERY)).await.is_some() {
+                tell_progress(&handles, &mut a, &mut s);
+                let _ = stop.run_until_cancelled(tell_model_set(&handles, &mut set)).await;
+            }
+            tell_progress(&handles, &mut a, &mut s);
+            ("log", Ok(()))
+        });
+    }
+
+    /// Serves `/healthz` and `/readyz` of services that run.
+    pub(crate) fn serve(&mut self, listener: TcpListener) {
+        let (_, standing) = watch::channel(Standing::Runs(self.handles.clone()));
+        let serving = http::serve(listener, standing, self.stop.clone());
+        self.tasks.spawn(async move { ("http", serving.await) });
     }
 
     /// Waits until a service ends by itself, which it never should.
@@ -248,5 +335,79 @@ impl Running {
                 self.shutdown_timeout.as_secs_f64()
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get(address: &str, path: &str) -> std::io::Result<String> {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    #[test]
+    fn what_was_done_since_the_last_look_is_told_once() {
+        let before = scorer::Snapshot { intervals_scored: 3, predictions: 120, ..Default::default() };
+        let interval = fleetscore_schemas::time::Interval {
+            start: fleetscore_schemas::time::Timestamp(0),
+            end: fleetscore_schemas::time::Timestamp(60_000_000),
+        };
+        let now = scorer::Snapshot {
+            intervals_scored: 15,
+            predictions: 600,
+            anomalies: 3,
+            last_interval: Some(("default".into(), interval)),
+            ..Default::default()
+        };
+        let line = scored(&before, &now).unwrap();
+        assert!(
+            line.starts_with("scored 12 intervals, 480 predictions, 3 anomalies; newest default 1970-"),
+            "{line}"
+        );
+        assert_eq!(scored(&now, &now), None);
+        let stored = aggregator::Snapshot { readings: 90, windows: 30, checkpoints: 2, ..Default::default() };
+        let line = aggregated(&Default::default(), &stored).unwrap();
+        assert_eq!(line, "90 readings, 0 dead letters; stored 30 panes in 2 checkpoints");
+        assert_eq!(aggregated(&stored, &stored), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_waits_for_its_store_answers() {
+        // Ports that were free a moment ago.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (http, nobody) = (free().to_string(), free());
+        let mut sources = Sources::default();
+        let store = format!("postgres://me:s3cret@{nobody}/d");
+        sources.flags.0 = vec![("store".into(), vec![store]), ("http".into(), vec![http.clone()])];
+        let config = Config::load(&sources).ok().unwrap();
+        let shutdown = Shutdown::deaf();
+        let asking = async {
+            let health = loop {
+                match get(&http, "/healthz").await {
+                    Ok(answer) => break answer,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            };
+            (health, get(&http, "/readyz").await.unwrap())
+        };
+        let answered = async { tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap() };
+        let (health, ready) = tokio::select! {
+            said = answered => said,
+            ended = run(&config, Roles::Score, &shutdown) => panic!("ended: {ended:?}"),
+        };
+        assert!(health.starts_with("HTTP/1.1 200") && health.contains("\"waiting\""), "{health}");
+        assert!(
+            ready.starts_with("HTTP/1.1 503") && ready.contains("the store at postgres://me:***@"),
+            "{ready}"
+        );
     }
 }

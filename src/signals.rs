@@ -30,16 +30,27 @@ impl Shutdown {
                         if mine.interrupted.swap(true, Ordering::SeqCst) {
                             std::process::exit(130);
                         }
-                        if !mine.token.is_cancelled() {
-                            tracing::info!("SIGINT: ending cleanly; once more to end at once");
-                        }
+                        mine.end("SIGINT: ending cleanly; once more to end at once");
                     }
-                    _ = term.recv() => tracing::info!("SIGTERM: ending cleanly"),
+                    _ = term.recv() => mine.end("SIGTERM: ending cleanly"),
                 }
-                mine.token.cancel();
             }
         });
         Ok(this)
+    }
+
+    /// Ends first and talks after: a log that breaks must not keep a process alive.
+    fn end(&self, words: &str) {
+        if !self.token.is_cancelled() {
+            self.token.cancel();
+            tracing::info!("{words}");
+        }
+    }
+
+    /// One that no signal reaches.
+    #[cfg(test)]
+    pub(crate) fn deaf() -> Self {
+        Self { token: CancellationToken::new(), interrupted: Arc::default() }
     }
 
     /// Cancelled when the command is to end.
@@ -68,3 +79,52 @@ impl Shutdown {
 /// A signal came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopped;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::{self, LogFormat};
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    const CHILD: &str = "TEST_OF_SIGNALS_IS_THE_CHILD";
+
+    /// The test starts itself again as a process whose standard error nobody reads.
+    #[test]
+    fn a_signal_ends_a_process_whose_log_nobody_reads() {
+        if std::env::var_os(CHILD).is_some() {
+            return ends_at_its_own_signal();
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "signals::tests::a_signal_ends_a_process_whose_log_nobody_reads",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stderr.take());
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn ends_at_its_own_signal() {
+        // The end of input says that the reader of the log is gone.
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        logging::start(LogFormat::Text, "info");
+        let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let shutdown = Shutdown::listen().unwrap();
+            let me = std::process::id().to_string();
+            assert!(Command::new("kill").args(["-TERM", &me]).status().unwrap().success());
+            tokio::time::timeout(Duration::from_secs(10), shutdown.token().cancelled()).await
+        });
+        tracing::info!("nobody reads this");
+        let _ = crate::exit::report(&Err(Fail::work("nor this")));
+        assert!(ended.is_ok(), "SIGTERM did not end it");
+    }
+}

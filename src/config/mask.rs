@@ -54,19 +54,41 @@ fn pairs(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(eq) = rest.find('=') {
-        let name_at = rest[..eq].rfind([';', '&', '?', ' ', ',']).map_or(0, |i| i + 1);
-        let secret = is_secret_name(&rest[name_at..eq]);
+        // libpq allows blanks on both sides of the sign.
+        let name = rest[..eq].trim_end();
+        let ends_a_name = |c: char| c.is_whitespace() || ";&?,".contains(c);
+        let name_at =
+            name.char_indices().rfind(|(_, c)| ends_a_name(*c)).map_or(0, |(i, c)| i + c.len_utf8());
+        let secret = is_secret_name(&name[name_at..]);
         out.push_str(&rest[..=eq]);
         rest = &rest[eq + 1..];
         if secret {
-            let quoted = rest.starts_with('\'').then(|| rest[1..].find('\'').map(|i| i + 2)).flatten();
-            let end = quoted.unwrap_or_else(|| rest.find([';', '&', ' ']).unwrap_or(rest.len()));
+            let value = rest.trim_start();
+            out.push_str(&rest[..rest.len() - value.len()]);
             out.push_str(MASK);
-            rest = &rest[end..];
+            rest = &value[secret_length(value)..];
         }
     }
     out.push_str(rest);
     out
+}
+
+/// How much of a text its leading secret takes: up to the closing quote, or to what separates pairs; a backslash takes
+/// the meaning from what follows.
+fn secret_length(text: &str) -> usize {
+    let quoted = text.starts_with('\'');
+    let mut escaped = false;
+    for (i, c) in text.char_indices().skip(usize::from(quoted)) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '\'' if quoted => return i + 1,
+            ';' | '&' if !quoted => return i,
+            c if !quoted && c.is_whitespace() => return i,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 #[cfg(test)]
@@ -91,6 +113,11 @@ mod tests {
             ),
             ("host=h user=me password=s3cret dbname=d", "host=h user=me password=*** dbname=d"),
             ("host=h password='s3 cret' dbname=d", "host=h password=*** dbname=d"),
+            ("host=h password = TOPSECRET user=me", "host=h password = *** user=me"),
+            ("host=h password =\t'TOP SECRET' user=me", "host=h password =\t*** user=me"),
+            (r"host=h password='TOP\'SEC RET' user=me", "host=h password=*** user=me"),
+            (r"host=h password=TOP\ SECRET user=me", "host=h password=*** user=me"),
+            ("host=h\npassword=TOPSECRET\nuser=me", "host=h\npassword=***\nuser=me"),
             (
                 "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=root;SharedAccessKey=abc+/=;EntityPath=hub",
                 "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=root;SharedAccessKey=***;EntityPath=hub",

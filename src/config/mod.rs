@@ -134,6 +134,7 @@ impl Config {
         let store = r.optional(&["store"], Some(&store_default)).unwrap_or(store_default);
         let blobs_default = format!("file://{}", absolute(&data_dir.join("blobs")).display());
         let blobs = r.optional(&["blobs"], Some(&blobs_default)).unwrap_or(blobs_default);
+        check_places(r, &store, &blobs);
         r.shown.extend(shown_dir);
 
         let (interval_us, _) = r.text(&["interval"], default_of("interval"), whole_seconds, show_us);
@@ -359,13 +360,36 @@ fn check_topics(r: &mut Reader, topics: &[String], origin: &str) {
     }
 }
 
+/// Whether anything could be at those places; what they hold is not repeated, for it may be a password.
+fn check_places(r: &mut Reader, store: &str, blobs: &str) {
+    let known = match store.split_once(':') {
+        Some(("postgres" | "postgresql", rest)) => rest.starts_with("//"),
+        Some(("sqlite", path)) => !path.strip_prefix("//").unwrap_or(path).is_empty(),
+        Some(("memory", rest)) => rest.is_empty(),
+        _ => false,
+    };
+    if !known {
+        let origin = r.origin("store");
+        let what = "is not of the form postgres://user@host/database, sqlite:PATH or memory:";
+        r.mistake(&["store"], what, &origin);
+    }
+    const SCHEMES: [&str; 10] = ["file", "az", "adl", "azure", "abfs", "abfss", "s3", "s3a", "gs", "https"];
+    // Without `://` it is a folder.
+    let known =
+        blobs.split_once("://").is_none_or(|(scheme, rest)| SCHEMES.contains(&scheme) && !rest.is_empty());
+    if !known {
+        let origin = r.origin("blobs");
+        let what = "is not of the form file:///folder, az://container/prefix, s3://bucket/prefix or gs://bucket/prefix";
+        r.mistake(&["blobs"], what, &origin);
+    }
+}
+
 fn check_http(r: &mut Reader, http: Option<&str>) {
     let Some(address) = http else { return };
     let good =
         address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if !good {
-        let origin =
-            r.shown.iter().rev().find(|s| s.key == "http").map_or(String::new(), |s| s.origin.clone());
+        let origin = r.origin("http");
         r.mistake(&["http"], &format!("`{address}` is not an address such as 127.0.0.1:8080"), &origin);
     }
 }

@@ -58,6 +58,12 @@ impl Reader {
         self.mistakes.push(format!("{}: {what} ({origin})", path.join(".")));
     }
 
+    /// Where a setting that was read came from.
+    pub(super) fn origin(&self, key: &str) -> String {
+        let shown = self.shown.iter().rev().find(|s| s.table.is_empty() && s.key == key);
+        shown.map_or(String::new(), |s| s.origin.clone())
+    }
+
     pub(super) fn show(&mut self, path: &[&str], value: Option<String>, origin: &str) {
         let (key, tables) = path.split_last().unwrap_or((&"", &[]));
         self.shown.push(Shown {
@@ -115,8 +121,8 @@ impl Reader {
         let given = self.take(path);
         let origin = given.as_ref().map_or("default".to_owned(), |g| g.origin.clone());
         let parsed = given.map(|g| match &g.value {
-            Value::Array(_, values) => values.iter().map(scalar).collect::<Result<Vec<_>, _>>(),
-            one => scalar(one).map(|t| {
+            Value::Array(_, values) => values.iter().map(word).collect::<Result<Vec<_>, _>>(),
+            one => word(one).map(|t| {
                 let t = t.trim();
                 let inner = t.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(t);
                 inner
@@ -223,6 +229,16 @@ fn scalar(value: &Value) -> Result<String, String> {
         Value::Empty(..) => Ok(String::new()),
         Value::Dict(..) => Err("must be one value, not a table".to_owned()),
         Value::Array(..) => Err("must be one value, not a list".to_owned()),
+    }
+}
+
+/// A value that must be text: a number where a name is wanted is a slip.
+fn word(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(_, s) => Ok(s.clone()),
+        Value::Array(..) => Err("must be text or a list of texts, not a list in a list".to_owned()),
+        Value::Dict(..) => Err("must be text or a list of texts, not a table".to_owned()),
+        other => Err(format!("must be text or a list of texts, not `{}`", scalar(other)?)),
     }
 }
 

@@ -133,6 +133,12 @@ fn every_mistake_is_listed_with_its_setting_and_origin() {
 fn wrong_kinds_and_files() {
     for (file, part) in [
         ("kafka = [\"a\"]\n", "kafka: must be one value, not a list"),
+        ("topic = 5\n", "topic: must be text or a list of texts, not `5`"),
+        ("topic = [\"a\", true]\n", "topic: must be text or a list of texts, not `true`"),
+        ("store = \"mysql://me:s3cret@h/d\"\n", "store: is not of the form postgres://"),
+        ("store = \"host=h password=s3cret\"\n", "store: is not of the form postgres://"),
+        ("store = \"sqlite:\"\n", "store: is not of the form postgres://"),
+        ("blobs = \"ftp://me:s3cret@x\"\n", "blobs: is not of the form file:///folder"),
         ("kafka_properties = 1\n", "kafka_properties: must be a table"),
         ("schedules = 1\n", "schedules: must be a table of tables"),
         ("topic = [\"a\", \"a\", \"b/c\"]\n", "`a` is there twice"),
@@ -140,6 +146,7 @@ fn wrong_kinds_and_files() {
     ] {
         let text = load(file, &[], &[]).err().unwrap();
         assert!(text.contains(part), "{part}\nin\n{text}");
+        assert!(!text.contains("s3cret"), "{text}");
     }
     let missing = Sources { file: Some("/no/such/file.toml".into()), ..Sources::default() };
     assert!(
@@ -149,6 +156,21 @@ fn wrong_kinds_and_files() {
             .to_string()
             .contains("config: `/no/such/file.toml` cannot be read")
     );
+}
+
+#[test]
+fn every_place_that_can_be_opened_is_taken() {
+    for (key, values) in [
+        ("store", &["postgres://me@h/d", "postgresql://h/d", "sqlite:a.db", "sqlite:///a.db", "memory:"][..]),
+        (
+            "blobs",
+            &["folder", "./a", "/a", "file:///a", "file:a", "az://c/p", "abfss://c@a/p", "s3://b", "gs://b"],
+        ),
+    ] {
+        for value in values {
+            assert!(load("", &[], &[(key, &[value])]).is_ok(), "{key} {value}");
+        }
+    }
 }
 
 #[test]

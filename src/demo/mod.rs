@@ -40,7 +40,7 @@ pub(crate) struct Wish {
 pub(crate) async fn run(config: &Config, shutdown: &Shutdown, wish: Wish) -> Outcome {
     let started = Instant::now();
     let stage = Stage::set(config, &wish).await?;
-    let mut running = Running::start(&stage.config, Roles::All, shutdown).await?;
+    let mut running = Running::start(&stage.config, Roles::All, shutdown, None).await?;
     let listener = http::listen(stage.http.as_str(), stage.http_may_move).await?;
     let http = listener.local_addr().map_or_else(|_| stage.http.clone(), |a| a.to_string());
     running.serve(listener);
@@ -115,13 +115,14 @@ fn ending(stage: &Stage, summary: &Summary) -> String {
         text.push_str("  (half of the stuck sensors repeat a healthy value: their mean shows nothing)\n");
     }
     text.push_str("\nLook further:\n");
+    let program = program(std::env::args_os().next());
     let store = format!("--store {}", shell(&stage.config.store));
     for sql in [
         "SELECT window_start, device, sensor, value, normal_range FROM anomalies ORDER BY window_start DESC LIMIT 10",
         "SELECT window_start, readings, mean, min, max FROM windows WHERE device = 'press-01' AND sensor = 'temperature' ORDER BY window_start DESC LIMIT 10",
         "SELECT interval_start, state, scored, anomalies, no_data FROM runs ORDER BY interval_start DESC LIMIT 10",
     ] {
-        text.push_str(&format!("  fleetscore sql {store} \"{sql}\"\n"));
+        text.push_str(&format!("  {program} sql {store} \"{sql}\"\n"));
     }
     text.push_str(&format!(
         "  ls {}/predictions/schedule=default\n",
@@ -130,8 +131,31 @@ fn ending(stage: &Stage, summary: &Summary) -> String {
     text.trim_end().to_owned()
 }
 
+/// The program as it was called: one that a shell would not find by its name is called by its path.
+fn program(called: Option<std::ffi::OsString>) -> String {
+    let called = called.and_then(|c| c.into_string().ok()).filter(|c| c.contains('/'));
+    called.map_or("fleetscore".to_owned(), |c| shell(&c))
+}
+
 /// A word as a shell takes it.
 fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=".contains(c);
     if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_called_as_it_was() {
+        for (called, printed) in [
+            (Some("target/debug/fleetscore"), "target/debug/fleetscore"),
+            (Some("/opt/my tools/fleetscore"), "'/opt/my tools/fleetscore'"),
+            (Some("fleetscore"), "fleetscore"),
+            (None, "fleetscore"),
+        ] {
+            assert_eq!(program(called.map(Into::into)), printed);
+        }
+    }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Stage {
     period_us: i64,
     /// Lives as long as the demo.
     _broker: EmbeddedBroker,
+    /// Keeps the folder from another demo.
+    _folder: std::fs::File,
 }
 
 impl Stage {
@@ -62,7 +64,7 @@ impl Stage {
         if given.origin("data_dir").is_none() {
             config.data_dir = PathBuf::from(DATA_DIR);
         }
-        folder::prepare(&config.data_dir)?;
+        let folder = folder::prepare(&config.data_dir)?;
         config.data_dir = std::path::absolute(&config.data_dir).unwrap_or(config.data_dir);
         let config_dir = config.data_dir.components().collect::<PathBuf>();
         let blobs_dir = config_dir.join("blobs");
@@ -98,10 +100,12 @@ impl Stage {
             period_us,
             config,
             _broker: broker,
+            _folder: folder,
         })
     }
 
-    /// The fleet: one fault in about 50 healthy intervals of a series, of two to six intervals.
+    /// The fleet: one fault in about 25 healthy intervals of a series, of two to four intervals: the first few
+    /// intervals of a demo already have some to find.
     pub(crate) fn fleet(&self, wish: &Wish) -> FleetOptions {
         let interval = self.config.interval_us;
         FleetOptions {
@@ -112,8 +116,8 @@ impl Stage {
             swing_us: SWING * interval,
             start_us: self.start.0,
             faults_from_us: self.live_from.0,
-            fault_rate: 0.02 * (60 * US_PER_S) as f64 / interval as f64,
-            fault_len_us: (2 * interval, 6 * interval),
+            fault_rate: 0.04 * (60 * US_PER_S) as f64 / interval as f64,
+            fault_len_us: (2 * interval, 4 * interval),
         }
     }
 

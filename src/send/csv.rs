@@ -43,6 +43,11 @@ impl<R: Read> CsvReadings<R> {
     pub(crate) fn new(name: String, input: R) -> Result<Self, Fail> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
         let headers = reader.headers().map_err(|e| Fail::user(format!("--csv: `{name}`: {e}")))?.clone();
+        if headers.iter().all(str::is_empty) {
+            return Err(Fail::user(format!(
+                "--csv: `{name}` has no first line; it names the columns device, sensor, ts and value"
+            )));
+        }
         let column = |names: &[&str]| {
             let named =
                 |h: &str| names.contains(&h.trim_start_matches('\u{feff}').to_ascii_lowercase().as_str());
@@ -115,6 +120,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
+            ("", "has no first line; it names the columns"),
+            ("\n\n", "has no first line"),
             ("device,sensor,ts\n", "no column value or val (it has device, sensor, ts)"),
             ("ts,device,sensor,value\n2018,1,2,3\n", "line 2: `2018` is not a time"),
             (
