@@ -51,7 +51,7 @@ fn replayed_once(servers: &Servers, sqlite: bool) -> Test {
     database.wait_for("SELECT count(*) FROM dead_letters", 2, PATIENCE);
     for _ in 0..2 {
         // The two readings that were too late count now; the null never will.
-        let replay = fleetscore.output(&["dead-letters", "replay"]);
+        let replay = fleetscore.output(&["dead-letters", "replay", "--all"]);
         assert!(!replay.status.success(), "one cannot be counted");
         let said = [replay.stdout, replay.stderr].map(|s| String::from_utf8_lossy(&s).into_owned()).concat();
         assert_eq!(database.number(readings)?, 6, "{said}");
