@@ -79,8 +79,9 @@ impl PickleError {
 /// or an uncompressed joblib file.
 ///
 /// # Errors
-/// [`PickleError`] says why it is refused; hostile input can neither execute anything nor take more memory than a
-/// small multiple of its size.
+/// [`PickleError`] says why it is refused; hostile input can execute nothing, and takes less than 300 bytes of memory
+/// for each of at most [`opcodes::MAX_OPCODES`] opcodes, and for the array being read twice what it takes as doubles
+/// (sixteen times its size in the file, if it is one of bytes).
 pub fn read_model(bytes: &[u8]) -> Result<Model, PickleError> {
     if let Some(kind) = other_format(bytes) {
         return Err(PickleError::Format(format!(

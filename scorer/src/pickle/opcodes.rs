@@ -2,8 +2,9 @@
 //!
 //! Opcodes as documented in CPython's `pickletools.py`. Values are small and copied; what can be shared or changed
 //! after it was pushed lives in an arena and is named by its index, so that memo references and cycles cost nothing and
-//! nothing here recurses. Every opcode pushes at most one value and makes at most one node: memory is bounded by the
-//! number of opcodes, which is bounded by [`MAX_OPCODES`].
+//! nothing here recurses. Every opcode pushes at most one value and makes at most one node, and only a call copies what
+//! was there before, of which few are read: memory is bounded by the input's size and less than 300 bytes for each of at
+//! most [`MAX_OPCODES`] opcodes.
 
 mod input;
 
@@ -14,6 +15,14 @@ use std::collections::HashMap;
 
 /// Most opcodes that are read: a model has a few hundred.
 pub const MAX_OPCODES: usize = 1 << 20;
+/// Most noted calls: a model has a few dozen. Each copies its arguments, which may be one memoised tuple.
+const MAX_CALLS: usize = 1 << 12;
+/// Most arguments of a call: of those on the list, `_frombuffer` has the most, four.
+const MAX_ARGUMENTS: usize = 8;
+/// Most joblib arrays: each is measured when its BUILD is read.
+const MAX_JOBLIB_ARRAYS: usize = 256;
+/// Most pairs in a joblib array's state, which has six.
+const MAX_JOBLIB_PAIRS: usize = 32;
 
 /// The globals that are read, each one a name that does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +168,8 @@ impl<'a> Tree<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            calls: 0,
+            joblib_arrays: 0,
             tree: Self { nodes: Vec::new(), root: Value::None },
         };
         machine.run()?;
@@ -192,9 +203,26 @@ impl<'a> Tree<'a> {
     /// A dict's entry of this name.
     pub fn entry(&self, dict: Value<'a>, name: &str) -> Option<Value<'a>> {
         match self.node(dict)? {
-            Node::Dict(pairs) => {
-                pairs.iter().rev().find(|(k, _)| self.text(*k) == Some(name)).map(|(_, v)| *v)
-            }
+            Node::Dict(pairs) => pairs.iter().rev().find(|(k, _)| self.is_text(*k, name)).map(|(_, v)| *v),
+            _ => None,
+        }
+    }
+
+    /// Whether [`Tree::text`] gives this; a key of any length costs no more than the name.
+    fn is_text(&self, value: Value<'a>, name: &str) -> bool {
+        match (value, self.node(value)) {
+            (Value::Text(text), _) => text == name,
+            (Value::Bytes(bytes), _) => bytes == name.as_bytes(),
+            (_, Some(Node::Text(text))) => text == name,
+            (_, Some(Node::Bytes(bytes))) => bytes == name.as_bytes(),
+            _ => false,
+        }
+    }
+
+    /// How many pairs a dict has, those included that a later one of the same key replaces.
+    pub fn pairs(&self, dict: Value<'a>) -> Option<usize> {
+        match self.node(dict)? {
+            Node::Dict(pairs) => Some(pairs.len()),
             _ => None,
         }
     }
@@ -210,11 +238,6 @@ impl<'a> Tree<'a> {
                 _ => None,
             },
         }
-    }
-
-    /// Whether the value is a dict.
-    pub fn is_dict(&self, value: Value<'a>) -> bool {
-        matches!(self.node(value), Some(Node::Dict(_)))
     }
 
     /// The node behind a value.
@@ -236,6 +259,10 @@ struct Machine<'a> {
     /// Heights of the stack at each MARK.
     marks: Vec<usize>,
     memo: HashMap<u64, Value<'a>>,
+    /// Noted calls.
+    calls: usize,
+    /// Those of them that are joblib arrays and were measured.
+    joblib_arrays: usize,
     tree: Tree<'a>,
 }
 
@@ -460,8 +487,10 @@ impl<'a> Machine<'a> {
     fn arguments(&self, args: Value<'a>) -> Result<Vec<Value<'a>>> {
         match self.tree.sequence(args) {
             // Longer than any call we know: refused before it is copied.
-            Some(items) if items.len() <= 16 => Ok(items.to_vec()),
-            Some(_) => Err(self.malformed("a call with more than 16 arguments")),
+            Some(items) => {
+                self.at_most(items.len(), MAX_ARGUMENTS, "arguments of a call")?;
+                Ok(items.to_vec())
+            }
             None => Err(self.malformed("a call whose arguments are no tuple")),
         }
     }
@@ -471,6 +500,9 @@ impl<'a> Machine<'a> {
         let Some(mut class) = self.tree.global(callable) else {
             return Err(self.malformed("a call of something that is no global"));
         };
+        self.calls += 1;
+        self.at_most(self.calls, MAX_CALLS, "calls")?;
+        self.at_most(args.len(), MAX_ARGUMENTS, "arguments of a call")?;
         if class == Global::OrderedDict && args.is_empty() {
             self.push_node(Node::Dict(Vec::new()));
             return Ok(());
@@ -509,6 +541,10 @@ impl<'a> Machine<'a> {
     /// joblib writes an array's bytes right after its wrapper's BUILD: a byte that counts the padding, the padding,
     /// the data (`joblib/numpy_pickle.py`, `NumpyArrayWrapper.read_array`).
     fn joblib_bytes(&mut self, state: Value<'a>) -> Result<&'a [u8]> {
+        self.joblib_arrays += 1;
+        self.at_most(self.joblib_arrays, MAX_JOBLIB_ARRAYS, "joblib arrays")?;
+        let pairs = self.tree.pairs(state).unwrap_or(0);
+        self.at_most(pairs, MAX_JOBLIB_PAIRS, "attributes of a joblib array")?;
         let size = numpy::joblib_size(&self.tree, state)
             .map_err(|e| self.malformed(format!("a joblib array ({e})")))?;
         if self.tree.entry(state, "numpy_array_alignment_bytes").is_some_and(|v| v != Value::None) {
@@ -516,6 +552,13 @@ impl<'a> Machine<'a> {
             self.bytes(padding)?;
         }
         self.bytes(size)
+    }
+
+    fn at_most(&self, n: usize, limit: usize, what: &'static str) -> Result<()> {
+        if n > limit {
+            return Err(PickleError::TooLarge { what, limit, at: self.at });
+        }
+        Ok(())
     }
 
     // --- containers ---------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ use super::numpy::{self, Array, kind_of};
 use super::opcodes::{Global, Tree, Value};
 use fleetscore_kernel::{Kernel, Model};
 
+/// Most attributes of an estimator, which has about thirty.
+const MAX_ATTRIBUTES: usize = 256;
+
 type Result<T> = std::result::Result<T, PickleError>;
 
 /// The model a pickle is of: a `OneClassSVM`, or a `Pipeline` of at most a `StandardScaler` and one.
@@ -176,7 +179,10 @@ impl<'t, 'a> Estimator<'t, 'a> {
             return Err(PickleError::attribute(place, what));
         };
         match object.state {
-            Some(state) if tree.is_dict(state) => Ok(Self { tree, class: object.class, name, state }),
+            Some(state) if tree.pairs(state).is_some_and(|n| n > MAX_ATTRIBUTES) => {
+                Err(PickleError::attribute(name, format!("has more than {MAX_ATTRIBUTES} attributes")))
+            }
+            Some(state) if tree.pairs(state).is_some() => Ok(Self { tree, class: object.class, name, state }),
             _ => Err(PickleError::attribute(name, "has no attributes")),
         }
     }

@@ -228,6 +228,39 @@ fn small_attacks_on_memory_are_refused() {
     assert!(read_model(b"\x80\x03csklearn.svm.classes\nOneClassSVM\n)\x81q\x00h\x00b.").is_err());
 }
 
+#[test]
+fn small_attacks_on_time_are_refused_at_once() {
+    let limit = |bytes: &[u8]| match refused(bytes) {
+        PickleError::TooLarge { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    // One state of many pairs, memoised, for many joblib arrays.
+    let wrapper = b"cjoblib.numpy_pickle\nNumpyArrayWrapper\nq\x010";
+    let junk = [&b"}q\x02("[..], &b"NN".repeat(200_000), b"u0"].concat();
+    let build = b"h\x01)\x81h\x02b";
+    let bytes = [&b"\x80\x03"[..], wrapper, &junk, &build.repeat(90_000)].concat();
+    assert_eq!(limit(&bytes), "attributes of a joblib array");
+    // Many arrays, each of them fine: of no elements.
+    let small = [
+        &b"}q\x02(X\x08\0\0\0subclasscnumpy\nndarray\nX\x05\0\0\0shapeK\0\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0f8\x85RX\x05\0\0\0orderX\x01\0\0\0C"[..],
+        b"u0",
+    ]
+    .concat();
+    let bytes = [&b"\x80\x03"[..], wrapper, &small, &build.repeat(90_000)].concat();
+    assert_eq!(limit(&bytes), "joblib arrays");
+    // A memoised tuple handed to many calls, and a long one.
+    let dtype = b"cnumpy\ndtype\nq\x010NNNN(t0(NNNNtq\x020";
+    let bytes = [&b"\x80\x03"[..], dtype, &b"h\x01h\x02R".repeat(100_000)].concat();
+    assert_eq!(limit(&bytes), "calls");
+    for call in [&b"cnumpy\ndtype\n(NNNNNNNNNtR"[..], b"(cnumpy\ndtype\nNNNNNNNNNo"] {
+        assert_eq!(limit(&[b"\x80\x03", call].concat()), "arguments of a call");
+    }
+    // An estimator of more attributes than any has.
+    let svm =
+        [&b"\x80\x03csklearn.svm.classes\nOneClassSVM\n)\x81}("[..], &b"NN".repeat(300), b"ub."].concat();
+    assert!(refused(&svm).to_string().contains("more than 256 attributes"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
