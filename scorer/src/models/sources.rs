@@ -1,10 +1,11 @@
 //! Where models are imported from: files, folders, and the same in blob storage.
 
 use super::{ModelError, Result};
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, Listed};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tokio::io::AsyncReadExt;
 
 /// Folders below folders that are followed.
 const MAX_DEPTH: usize = 8;
@@ -24,7 +25,8 @@ pub(crate) struct Source {
 #[derive(Debug, Clone)]
 enum Place {
     File(PathBuf),
-    Blob(Blobs, String),
+    /// With the size it was listed with.
+    Blob(Blobs, String, u64),
 }
 
 impl Source {
@@ -34,19 +36,28 @@ impl Source {
     /// Only what is not the file's own fault: blob storage that cannot be reached.
     pub(crate) async fn read(&self) -> Result<std::result::Result<Bytes, String>> {
         let limit = crate::pickle::MAX_BYTES as u64;
+        let too_large = || Err(format!("is larger than {limit} bytes"));
         match &self.place {
             Place::File(path) => {
                 let read = async {
-                    let size = tokio::fs::metadata(path).await?.len();
-                    if size > limit {
-                        return Ok(Err(format!("is larger than {limit} bytes")));
+                    // Before it is opened: that alone would wait for the other end of a pipe.
+                    let meta = tokio::fs::metadata(path).await?;
+                    if !meta.is_file() {
+                        return Ok(Err("is not a regular file".into()));
                     }
-                    tokio::fs::read(path).await.map(|bytes| Ok(bytes.into()))
+                    if meta.len() > limit {
+                        return Ok(too_large());
+                    }
+                    let mut bytes = Vec::new();
+                    tokio::fs::File::open(path).await?.take(limit + 1).read_to_end(&mut bytes).await?;
+                    // Some file systems say 0 of files that never end, and files grow.
+                    if bytes.len() as u64 > limit { Ok(too_large()) } else { Ok(Ok(bytes.into())) }
                 };
                 let read: std::io::Result<_> = read.await;
                 Ok(read.unwrap_or_else(|e| Err(format!("cannot be read: {e}"))))
             }
-            Place::Blob(blobs, name) => match blobs.get(name).await {
+            Place::Blob(_, _, size) if *size > limit => Ok(too_large()),
+            Place::Blob(blobs, name, _) => match blobs.get(name).await {
                 Ok(bytes) => Ok(Ok(bytes)),
                 Err(BlobError::NotFound { .. }) => Ok(Err("does not exist any more".into())),
                 Err(e) => Err(e.into()),
@@ -108,17 +119,17 @@ async fn blobs(url: &str, options: &BTreeMap<String, String>, found: &mut Vec<So
         e => e.into(),
     };
     let root = Blobs::open(url, options).map_err(named)?;
-    let source = |root: &Blobs, name: &str, path: String, explicit: bool| Source {
-        file_name: name.rsplit('/').next().unwrap_or_default().to_owned(),
+    let source = |root: &Blobs, l: &Listed, path: String, explicit: bool| Source {
+        file_name: l.name.rsplit('/').next().unwrap_or_default().to_owned(),
         explicit,
         path,
-        place: Place::Blob(root.clone(), name.to_owned()),
+        place: Place::Blob(root.clone(), l.name.clone(), l.size),
     };
     let listed = root.list("").await.map_err(named)?;
     if !listed.is_empty() {
         let base = url.trim_end_matches('/');
         let shown = listed.iter().filter(|l| !l.name.rsplit('/').next().unwrap_or_default().starts_with('.'));
-        found.extend(shown.map(|l| source(&root, &l.name, format!("{base}/{}", l.name), false)));
+        found.extend(shown.map(|l| source(&root, l, format!("{base}/{}", l.name), false)));
         return Ok(());
     }
     // Not a folder: one object.
@@ -127,9 +138,46 @@ async fn blobs(url: &str, options: &BTreeMap<String, String>, found: &mut Vec<So
         return Err(ModelError::Usage(format!("source `{url}` is empty")));
     };
     let root = Blobs::open(folder, options).map_err(named)?;
-    if !root.list("").await.map_err(named)?.iter().any(|l| l.name == name) {
+    let listed = root.list("").await.map_err(named)?;
+    let Some(object) = listed.iter().find(|l| l.name == name) else {
         return Err(ModelError::Usage(format!("source `{url}` is empty or does not exist")));
-    }
-    found.push(source(&root, name, url.to_owned(), true));
+    };
+    found.push(source(&root, object, url.to_owned(), true));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[cfg(unix)]
+    async fn what_is_no_file_or_has_no_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("/dev/zero", path("a_endless")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(path("b_pipe")).status().unwrap().success());
+        let limit = crate::pickle::MAX_BYTES as u64;
+        std::fs::File::create(path("c_large")).unwrap().set_len(limit + 1).unwrap();
+        std::fs::write(path("target"), b"x").unwrap();
+        std::os::unix::fs::symlink(path("target"), path("d_link")).unwrap();
+        let sources = [dir.path().display().to_string()];
+        let mut why = Vec::new();
+        for source in expand(&sources, &BTreeMap::new()).await.unwrap() {
+            why.push(source.read().await.unwrap().map(|b| b.len()));
+        }
+        let no_file = Err("is not a regular file".to_owned());
+        let large = Err(format!("is larger than {limit} bytes"));
+        assert_eq!(why, [no_file.clone(), no_file, large, Ok(1), Ok(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_large_blob_is_not_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Blobs::open(&format!("file://{}", dir.path().display()), &BTreeMap::new()).unwrap();
+        // It does not exist: only its listed size can refuse it.
+        let place = Place::Blob(root, "x".into(), crate::pickle::MAX_BYTES as u64 + 1);
+        let source = Source { path: "x".into(), file_name: "x".into(), explicit: true, place };
+        assert!(source.read().await.unwrap().unwrap_err().starts_with("is larger than"));
+    }
 }
