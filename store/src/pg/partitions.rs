@@ -72,6 +72,10 @@ impl Ranges {
         self.0.range(..=t.0).next_back().is_some_and(|(_, upper)| t.0 < *upper)
     }
 
+    fn overlaps(&self, lower: i64, upper: i64) -> bool {
+        self.0.range(..upper).next_back().is_some_and(|(_, end)| *end > lower)
+    }
+
     /// The bounds of a new partition for `t`, which none covers: its day, or what is free of its year.
     fn around(&self, t: Timestamp) -> Option<(i64, i64)> {
         if self.0.len() < MAX_DAILY {
@@ -120,7 +124,8 @@ impl PgStore {
         while !rest.is_empty() {
             let tx = client.transaction().await?;
             lock(&tx, Lock::Partitions).await?;
-            let mut ranges = read_ranges(&*tx, parent).await?;
+            let mut ranges = read_ranges(&*tx, parent, false).await?;
+            let leaving = read_ranges(&*tx, parent, true).await?;
             let mut made = 0;
             while let Some(t) = rest.first().copied() {
                 if !ranges.covers(t) {
@@ -130,6 +135,10 @@ impl PgStore {
                     let (lower, upper) = ranges
                         .around(t)
                         .ok_or_else(|| StoreError::internal(format!("{t} is beyond the calendar")))?;
+                    if leaving.overlaps(lower, upper) {
+                        let message = format!("a partition of {} for {t} is being detached", parent.table());
+                        return Err(StoreError::Contended { message });
+                    }
                     make(&tx, parent, lower, upper).await?;
                     ranges.0.insert(lower, upper);
                     made += 1;
@@ -146,7 +155,8 @@ impl PgStore {
     /// again.
     pub(super) fn forget_partitions(&self, e: StoreError) -> StoreError {
         match e {
-            StoreError::Internal { message } if message.contains("no partition of relation") => {
+            // Messages come in the server's language; no other constraint of these tables has this state.
+            StoreError::Internal { message } if message.ends_with("[SQLSTATE 23514]") => {
                 *self.known.get() = KnownInner::default();
                 StoreError::Contended { message }
             }
@@ -155,13 +165,15 @@ impl PgStore {
     }
 }
 
-async fn read_ranges(client: &impl GenericClient, parent: Parent) -> Result<Ranges> {
+/// Of the attached partitions, or of those that a detachment is on the way with: these hold no rows of ours any more,
+/// and yet none that overlaps can be attached.
+async fn read_ranges(client: &impl GenericClient, parent: Parent, leaving: bool) -> Result<Ranges> {
     // Bounds are printed in the session's time zone, UTC.
     let sql = "SELECT b.bound[1]::timestamptz, b.bound[2]::timestamptz FROM pg_inherits i
         JOIN pg_class c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \\('([^']+)'\\) TO \\('([^']+)'\\)$$) AS b(bound)
-        WHERE i.inhparent = $1::text::regclass AND NOT i.inhdetachpending AND b.bound IS NOT NULL";
-    let rows = client.query(sql, &[&parent.table()]).await?;
+        WHERE i.inhparent = $1::text::regclass AND i.inhdetachpending = $2 AND b.bound IS NOT NULL";
+    let rows = client.query(sql, &[&parent.table(), &leaving]).await?;
     let ranges: Result<BTreeMap<i64, i64>> = rows.iter().map(|r| Ok((r.time(0)?.0, r.time(1)?.0))).collect();
     Ok(Ranges(ranges?))
 }
@@ -171,8 +183,13 @@ async fn read_ranges(client: &impl GenericClient, parent: Parent) -> Result<Rang
 async fn make(tx: &Transaction<'_>, parent: Parent, lower: i64, upper: i64) -> Result<()> {
     let (table, name) = (parent.table(), partition_name(parent, lower, upper));
     let (from, to) = (literal(Timestamp(lower)), literal(Timestamp(upper)));
-    let taken = "SELECT 1 FROM pg_class WHERE relname = $1 AND relnamespace = current_schema()::regnamespace";
-    if tx.query_opt(taken, &[&name]).await?.is_some() {
+    let taken = "SELECT relkind = 'r' AND NOT relispartition FROM pg_class
+        WHERE relname = $1 AND relnamespace = current_schema()::regnamespace";
+    if let Some(row) = tx.query_opt(taken, &[&name]).await? {
+        // Retention detached it and will drop it: `drop_detached` takes what it finds so.
+        if parent == Parent::Panes && row.at::<bool>(0)? {
+            return Err(StoreError::Contended { message: format!("{name} is being dropped") });
+        }
         return Err(StoreError::Foreign { object: name });
     }
     tx.batch_execute(&format!(
@@ -267,7 +284,7 @@ async fn remove_below(client: &tokio_postgres::Client, keep: Timestamp) -> Resul
     client.batch_execute("SET statement_timeout = '5min'").await?;
     finish_detaching(client).await?;
     let mut removed = 0;
-    for (lower, upper) in read_ranges(client, Parent::Panes).await?.0 {
+    for (lower, upper) in read_ranges(client, Parent::Panes, false).await?.0 {
         if upper > keep.0 {
             continue;
         }
