@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a build needs beside Rust: a C compiler, make, pkg-config and OpenSSL's headers (librdkafka). Brings it where it
-# may; names it where it may not.
+# What a build needs beside Rust: C and C++ compilers, make, pkg-config and OpenSSL's headers (librdkafka). Brings it
+# where it may; names it where it may not.
 set -euo pipefail
 . "$(cd "$(dirname "$0")" && pwd)/packages.sh"
 
@@ -10,6 +10,7 @@ if ! command -v cargo >/dev/null; then
 fi
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v g++ >/dev/null || command -v c++ >/dev/null || command -v clang++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 [ ${#missing[@]} -eq 0 ] && pkg-config --exists openssl || missing+=(libssl-dev)
