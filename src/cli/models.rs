@@ -135,13 +135,14 @@ pub(super) async fn run(command: Command, context: &Context) -> Outcome {
             output::print(&format!("model set {version} is active"));
             Ok(Done::All)
         }
-        Command::Rollback => match store.rollback_model_set().await? {
-            Some(version) => {
-                output::print(&format!("model set {version} is active again"));
-                Ok(Done::All)
-            }
-            None => Err(Fail::user("no set was active before the present one")),
-        },
+        Command::Rollback => {
+            let none = || Fail::user("no set was active before the present one");
+            let row = find(Some(store.model_set_before().await?.ok_or_else(none)?), &*store).await?;
+            verify(&row, &blobs().await?).await?; // as for `activate`
+            let version = store.rollback_model_set().await?.ok_or_else(none)?;
+            output::print(&format!("model set {version} is active again"));
+            Ok(Done::All)
+        }
         Command::Verify { version } => {
             let row = find(version, &*store).await?;
             verify(&row, &blobs().await?).await

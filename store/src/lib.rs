@@ -219,6 +219,16 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::NotFound`] where there is no such set.
     async fn activate_model_set(&self, version: i64) -> Result<()>;
 
+    /// The set that a rollback would activate now.
+    async fn model_set_before(&self) -> Result<Option<i64>> {
+        let sql =
+            "SELECT version FROM model_set_activation_data WHERE undone_at IS NULL ORDER BY id DESC LIMIT 2";
+        match self.query(sql).await?.rows.get(1).and_then(|row| row.first()) {
+            Some(Cell::Int(version)) => Ok(Some(*version)),
+            _ => Ok(None),
+        }
+    }
+
     /// Activates the set that was active before the present one; `None` where there was none. What was rolled back is
     /// forgotten, so that a second rollback goes one step further back.
     async fn rollback_model_set(&self) -> Result<Option<i64>>;

@@ -71,11 +71,13 @@ async fn rollback_goes_back_step_by_step(store: Arc<dyn Store>) {
     store.add_model_set(&set(2), true).await.unwrap();
     store.add_model_set(&set(3), true).await.unwrap();
     store.activate_model_set(3).await.unwrap();
+    assert_eq!(store.model_set_before().await.unwrap(), Some(2));
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "activating again was no step");
     assert_eq!(active(&*store).await, [2]);
     store.add_model_set(&set(4), true).await.unwrap();
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "3 was taken back");
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(1));
+    assert_eq!(store.model_set_before().await.unwrap(), None);
     assert_eq!(store.rollback_model_set().await.unwrap(), None);
     assert_eq!(active(&*store).await, [1]);
 }

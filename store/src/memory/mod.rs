@@ -343,6 +343,10 @@ impl Store for MemoryStore {
         self.state().activate(version)
     }
 
+    async fn model_set_before(&self) -> Result<Option<i64>> {
+        Ok(self.state().activations.iter().rev().nth(1).copied())
+    }
+
     async fn rollback_model_set(&self) -> Result<Option<i64>> {
         let mut state = self.state();
         if state.activations.len() < 2 {
