@@ -112,7 +112,7 @@ async fn a_refused_import_changes_nothing() {
     assert_eq!((e.domain(), e.is_transient()), (Domain::User, false));
     let text = e.to_string();
     for named in
-        ["model_new_x", "`os.system` at byte 0", "model_new_y", "takes 2 features", "cut short", "byte"]
+        ["model_new_x", "`os.system` at offset 0", "model_new_y", "takes 2 features", "cut short", "byte"]
     {
         assert!(text.contains(named), "{named}: {text}");
     }
