@@ -242,7 +242,7 @@ fn small_attacks_on_time_are_refused_at_once() {
     assert_eq!(limit(&bytes), "attributes of a joblib array");
     // Many arrays, each of them fine: of no elements.
     let small = [
-        &b"}q\x02(X\x05\0\0\0shapeK\0\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0f8\x85RX\x05\0\0\0orderX\x01\0\0\0C"[..],
+        &b"}q\x02(X\x08\0\0\0subclasscnumpy\nndarray\nX\x05\0\0\0shapeK\0\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0f8\x85RX\x05\0\0\0orderX\x01\0\0\0C"[..],
         b"u0",
     ]
     .concat();
