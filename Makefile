@@ -22,8 +22,9 @@ production: deps ## Build the optimised binary: target/production/fleetscore (ab
 
 test: deps unit e2e ## Run all tests; starts a real Kafka, PostgreSQL and Azurite by itself and stops them again
 
-unit: ## Run unit and property tests of all crates (no servers)
+unit: ## Run unit and property tests of all crates, and the consumer against the embedded broker (no servers)
 	$(CARGO) test --workspace --lib --bins --examples -q
+	$(CARGO) test --workspace --test embedded -q
 	$(CARGO) test --workspace --doc -q
 
 e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to filter)
