@@ -126,8 +126,15 @@ fn years_between(servers: &Servers, data: &Dataset) -> Test {
     let topic = topic("years");
     servers.kafka().create_topic(&topic, 3);
     let fleetscore = pipeline(servers, data, &database, &topic);
-    let old: Vec<Reading> =
-        data.readings.iter().filter(|r| r.ts_us < data.readings[0].ts_us + 600_000_000).cloned().collect();
+    // Ten minutes of 2018-08-28 (where the reference's data are anyway), and the same of today.
+    let first = data.readings[0].ts_us;
+    let to_2018 = 1_535_497_200_000_000 - first.div_euclid(60_000_000) * 60_000_000;
+    let old: Vec<Reading> = data
+        .readings
+        .iter()
+        .filter(|r| r.ts_us < first + 600_000_000)
+        .map(|r| Reading { ts_us: r.ts_us + to_2018, ..r.clone() })
+        .collect();
     let first_today = chrono::Utc::now().timestamp_micros() - 1_200_000_000;
     let moved = first_today - old[0].ts_us;
     let today: Vec<Reading> = old.iter().map(|r| Reading { ts_us: r.ts_us + moved, ..r.clone() }).collect();

@@ -85,7 +85,7 @@ pub fn datasets() -> Vec<Dataset> {
     reference().into_iter().chain([seeded()]).collect()
 }
 
-/// Seeded readings of six series over an hour and a half, with stretches off their level, on a five-second grid of which
+/// Seeded readings of six series over four hours, with stretches off their level, on a five-second grid of which
 /// each series fills about a third; the models are scikit-learn's (tests/data/make_models.py).
 pub fn seeded() -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -102,7 +102,7 @@ pub fn seeded() -> Dataset {
     for model in json.as_array().expect("a list") {
         let (device, sensor) = (text(&model["device"]), text(&model["sensor"]));
         let (level, spread) = (float(&model["level"]), float(&model["spread"]));
-        for slot in 0..1080 {
+        for slot in 0..2880 {
             if random.u32(0..100) >= 36 || (device == "press-2" && (300..420).contains(&slot)) {
                 continue; // press-2 is silent for ten minutes
             }
