@@ -155,7 +155,7 @@ async fn replay(args: Replay, context: &Context, store: &dyn Store) -> Outcome {
         let Some(last) = rows.last() else { break };
         after = Some(last.id);
         without_bytes += rows.iter().filter(|r| r.payload.is_none()).count();
-        let report = context.shutdown.unless(replay_chunk(&rows, context, store)).await??;
+        let report = context.shutdown.unless(replay_chunk(rows, context, store)).await??;
         total.replayed.extend(report.replayed);
         total.refused.extend(report.refused);
         total.readings += report.readings;
@@ -170,15 +170,16 @@ async fn replay(args: Replay, context: &Context, store: &dyn Store) -> Outcome {
 }
 
 async fn replay_chunk(
-    rows: &[DeadLetterRow],
+    rows: Vec<DeadLetterRow>,
     context: &Context,
     store: &dyn Store,
 ) -> Result<ReplayReport, Fail> {
     let (mut messages, mut letters) = (Messages::default(), Vec::new());
-    for row in rows {
-        if let Some(payload) = &row.payload {
-            messages.push(messages.len() as i64, row.broker_time, payload);
-            letters.push(row.clone());
+    for mut row in rows {
+        // The bytes move into the messages: a chunk of large records is not held twice.
+        if let Some(payload) = row.payload.take() {
+            messages.push(messages.len() as i64, row.broker_time, &payload);
+            letters.push(row);
         }
     }
     if letters.is_empty() {
