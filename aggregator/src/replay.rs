@@ -62,7 +62,7 @@ pub async fn replay_dead_letters(
         max_disorder_us: options.max_disorder_us,
         max_future_skew_us: options.max_future_skew_us,
         allowed_lateness_us: None,
-        floor: progress.rows.iter().filter_map(|r| r.floor).max().map(Timestamp::us),
+        floor: progress.floor().map(Timestamp::us),
     };
     let mut batch = uncounted(batch, letters).map_err(AggregatorError::internal)?;
     let mut series = SeriesCache::default();

@@ -290,7 +290,7 @@ impl<'a> Look<'a> {
 
     /// The floor of retention.
     fn floor(&self) -> Option<Timestamp> {
-        self.facts.progress.rows.iter().filter_map(|r| r.floor).max()
+        self.facts.progress.floor()
     }
 
     /// A run of an interval that is ready, fixed to the active model set; waiting where there is none.

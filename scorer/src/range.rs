@@ -224,7 +224,7 @@ impl Range {
     async fn next_batch(&self, cursor: Timestamp, grid: PaneGrid) -> Result<Vec<Interval>> {
         let (w, h) = (self.schedule.spec.window_us, self.schedule.spec.hop_us);
         // What the floor of retention cuts reads as empty, and its predictions are frozen.
-        let floor = self.shared.store.progress().await?.rows.iter().filter_map(|r| r.floor).max();
+        let floor = self.shared.store.progress().await?.floor();
         let cursor = floor.map_or(cursor, |floor| cursor.max(grid_start(floor, h)));
         let mut starts: Vec<Timestamp> = Vec::new();
         let mut from = cursor;

@@ -18,7 +18,7 @@ pub(crate) async fn probe<S: Store + ?Sized>(
     };
     let len = settings.interval_us;
     // A window that crosses the floor of retention reads as empty: probes must not.
-    let floor = store.progress().await?.rows.iter().filter_map(|r| r.floor).max();
+    let floor = store.progress().await?.floor();
     let oldest = oldest.max(floor.unwrap_or(oldest));
     let (mut low, mut high) = (
         range.start.max(oldest).0.div_ceil_euclid(len),

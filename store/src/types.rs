@@ -71,6 +71,13 @@ pub struct Progress {
     pub rows: Vec<ProgressRow>,
 }
 
+impl Progress {
+    /// The floor of retention: the highest of all rows; `None` where nothing was removed yet.
+    pub fn floor(&self) -> Option<Timestamp> {
+        self.rows.iter().filter_map(|r| r.floor).max()
+    }
+}
+
 /// Where one partition stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgressRow {
