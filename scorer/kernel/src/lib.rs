@@ -4,11 +4,13 @@
 //! 2011, equation 8): terms are summed in the order of the support vectors, then ρ is subtracted. Rows whose decision
 //! is exactly 0 exist and are anomalies, so nothing here may be reordered, fused or computed in f32.
 
+mod columns;
 mod intervals;
 mod table;
 
+pub use columns::{Columns, ModelColumns, NO_MODEL, kind};
 pub use intervals::normal_intervals;
-pub use table::{ModelTable, NO_MODEL};
+pub use table::ModelTable;
 
 /// Most features a model may have.
 pub const MAX_FEATURES: usize = 4096;

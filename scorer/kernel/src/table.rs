@@ -1,9 +1,6 @@
 //! Many models as columns, and the batch form of the decision function.
 
-use crate::{Kernel, Model, standardise, weighted_sum};
-
-/// The model index of a row that has none.
-pub const NO_MODEL: u32 = u32::MAX;
+use crate::{Kernel, Model, NO_MODEL, standardise, weighted_sum};
 
 /// Models laid out one after the other, so that scoring a fleet walks through memory instead of following pointers.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,1 @@
+//! The pack: a model set as Arrow columns, read without copying.
