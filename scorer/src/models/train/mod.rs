@@ -192,7 +192,8 @@ fn fit(rows: &gather::Rows, options: &TrainOptions) -> std::result::Result<Fitte
         return Err(format!("has {count} windows, and at least {} are wanted", options.min_rows));
     }
     let TrainOptions { nu, gamma, tolerance, standardise, .. } = *options;
-    fleetscore_fit::fit(&values, width, &FitOptions { nu, gamma, tolerance, standardise })
+    let options = FitOptions { nu, gamma, tolerance, standardise, ..FitOptions::default() };
+    fleetscore_fit::fit(&values, width, &options).map_err(|e| e.to_string())
 }
 
 /// The whole windows, aligned to the epoch, that the options and the stored panes leave.
