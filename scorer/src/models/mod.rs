@@ -6,7 +6,7 @@
 //! | `registry` | adds, loads and verifies sets |
 //! | `naming` | file names to series |
 //! | [`import()`] | sets from scikit-learn pickles |
-//! | [`train()`] | sets from stored windows |
+//! | [`train()`] | sets from stored windows or Parquet |
 
 mod error;
 mod format;
@@ -21,7 +21,10 @@ pub use format::{FORMAT, Manifest, Part};
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
 pub use registry::{VerifyReport, load, manifest, verify};
-pub use train::{Gamma, MAX_ROWS, TrainOptions, TrainReport, train};
+pub use train::{
+    ExportReport, Gamma, MAX_ITERATIONS, MAX_ROWS, Observer, Progress, Sampling, TrainOptions, TrainReport,
+    export_training, train,
+};
 
 use fleetscore_kernel::Model;
 use fleetscore_schemas::{SeriesId, SeriesName};
