@@ -89,15 +89,43 @@ pub(crate) fn tanh<V: Lanes>(x: V) -> V {
     (m / (m + s(2.0))).with_sign(x)
 }
 
-/// A function of eight lanes over a slice of any length.
+/// A function of eight lanes; a type, because a closure might not be compiled with the instructions of its caller.
+pub(crate) trait Function {
+    /// Its values.
+    fn of<V: Lanes>(x: V) -> V;
+}
+
+/// See [`exp`].
+pub(crate) struct Exp;
+
+impl Function for Exp {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        exp(x)
+    }
+}
+
+/// See [`tanh`].
+pub(crate) struct Tanh;
+
+impl Function for Tanh {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        tanh(x)
+    }
+}
+
+/// A function over a slice of any length.
 #[inline(always)]
-pub(crate) fn over<V: Lanes>(function: impl Fn(V) -> V, x: &[f64], out: &mut [f64]) {
+pub(crate) fn over<V: Lanes, F: Function>(x: &[f64], out: &mut [f64]) {
     let (blocks, rest) = x.as_chunks::<LANES>();
     let (to, rest_to) = out.as_chunks_mut::<LANES>();
     for (x, to) in blocks.iter().zip(to) {
-        *to = function(V::load(x)).store();
+        *to = F::of(V::load(x)).store();
     }
-    let mut last = [0.0; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    rest_to.copy_from_slice(&function(V::load(&last)).store()[..rest.len()]);
+    if !rest.is_empty() {
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        rest_to.copy_from_slice(&F::of(V::load(&last)).store()[..rest.len()]);
+    }
 }

@@ -209,4 +209,10 @@ impl Kernel {
 }
 
 #[cfg(test)]
+mod exp_tests;
+#[cfg(test)]
+mod nearest_tests;
+#[cfg(test)]
+mod path_tests;
+#[cfg(test)]
 mod tests;

@@ -2,8 +2,9 @@
 
 use std::sync::OnceLock;
 
+use crate::Invalid;
+use crate::exp::{Exp, Function, Tanh, over};
 use crate::lanes::{Lanes, Portable};
-use crate::{Invalid, exp};
 
 /// The environment variable that names a path, so that one can be forced.
 pub const PATH_VARIABLE: &str = "FLEETSCORE_KERNEL";
@@ -88,7 +89,7 @@ impl Path {
     /// If the lengths differ, or the machine lacks the path.
     pub fn exp(self, x: &[f64], out: &mut [f64]) {
         assert_eq!(x.len(), out.len(), "one result for each number");
-        self.run(Exp(x, out));
+        self.run(Over(x, out, Exp));
     }
 
     /// tanh of each number, at most 3 ulp from the true value.
@@ -97,7 +98,7 @@ impl Path {
     /// If the lengths differ, or the machine lacks the path.
     pub fn tanh(self, x: &[f64], out: &mut [f64]) {
         assert_eq!(x.len(), out.len(), "one result for each number");
-        self.run(Tanh(x, out));
+        self.run(Over(x, out, Tanh));
     }
 
     /// Runs a task compiled for this path.
@@ -135,24 +136,14 @@ unsafe fn on_avx2<T: Task>(task: T) -> T::Output {
     task.run::<crate::lanes_x86::Avx2>()
 }
 
-struct Exp<'a>(&'a [f64], &'a mut [f64]);
+/// A function over a slice.
+struct Over<'a, F>(&'a [f64], &'a mut [f64], F);
 
-impl Task for Exp<'_> {
+impl<F: Function> Task for Over<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        exp::over::<V>(exp::exp::<V>, self.0, self.1);
-    }
-}
-
-struct Tanh<'a>(&'a [f64], &'a mut [f64]);
-
-impl Task for Tanh<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        exp::over::<V>(exp::tanh::<V>, self.0, self.1);
+        over::<V, F>(self.0, self.1);
     }
 }
