@@ -3,7 +3,7 @@
 use crate::lanes::{LANES, Lanes};
 use crate::path::Task;
 use crate::sums::{
-    Flat, Form, InBlocks, InRows, Linear, MANY, One, Poly, Rbf, Sigmoid, few, many, with_form,
+    Eights, Form, InBlocks, InRows, Linear, MANY, One, Poly, Rbf, Sigmoid, few, many, with_form,
 };
 use crate::{Columns, Kernel, NO_MODEL, Path, kind};
 
@@ -110,7 +110,8 @@ impl Task for LoneRow<'_> {
     fn run<V: Lanes>(self) -> f64 {
         let Self { one, x } = self;
         let vectors = InRows { numbers: one.support_vectors, features: x.len() };
-        with_form!(V, one.kernel, form => many::<V, _>(form, x, vectors, one.dual_coef)) - one.rho
+        let coef = Eights::new(one.dual_coef);
+        with_form!(V, one.kernel, form => many::<V, _>(form, x, vectors, &coef)) - one.rho
     }
 }
 
@@ -141,15 +142,17 @@ impl Task for RowsOfOne<'_> {
             };
             with_form!(V, one.kernel, form => few_rows::<V, _>(form, one, inputs, from, out, x));
         } else if features == 1 {
+            let (vectors, coef) = (Eights::new(one.support_vectors), Eights::new(one.dual_coef));
             with_form!(V, one.kernel, form => {
                 for (to, x) in out.iter_mut().zip(&inputs[0][from..]) {
                     let x = [one.scaled(0, *x)];
-                    *to = many::<V, _>(form, &x, Flat(one.support_vectors), one.dual_coef) - one.rho;
+                    *to = many::<V, _>(form, &x, &vectors, &coef) - one.rho;
                 }
             });
         } else {
             turn(one.support_vectors, features, &mut scratch.vectors);
             let turned = InBlocks { blocks: &scratch.vectors, features };
+            let coef = Eights::new(one.dual_coef);
             let row = &mut scratch.row;
             row.resize(features, 0.0);
             with_form!(V, one.kernel, form => {
@@ -157,7 +160,7 @@ impl Task for RowsOfOne<'_> {
                     for (k, (x, input)) in row.iter_mut().zip(inputs).enumerate() {
                         *x = one.scaled(k, input[from + i]);
                     }
-                    *to = many::<V, _>(form, row, turned, one.dual_coef) - one.rho;
+                    *to = many::<V, _>(form, row, turned, &coef) - one.rho;
                 }
             });
         }

@@ -233,27 +233,30 @@ impl<V: Lanes> Vectors<V> for InBlocks<'_> {
     }
 }
 
-/// Support vectors of one feature, which need no turning.
+/// Numbers in eights, the last one filled up with 0: coefficients, and support vectors of one feature.
 #[derive(Clone, Copy)]
-pub(crate) struct Flat<'a>(pub(crate) &'a [f64]);
+pub(crate) struct Eights<'a> {
+    full: &'a [[f64; LANES]],
+    last: [f64; LANES],
+    /// How many of the last are numbers.
+    rest: usize,
+}
 
-impl<V: Lanes> Vectors<V> for Flat<'_> {
+impl<'a> Eights<'a> {
     #[inline(always)]
-    fn block(self, block: usize, _k: usize) -> V {
-        eight_of(self.0, block)
+    pub(crate) fn new(numbers: &'a [f64]) -> Self {
+        let (full, rest) = numbers.as_chunks::<LANES>();
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        Self { full, last, rest: rest.len() }
     }
 }
 
-/// The `block`-th eight of a slice; 0 past its end.
-#[inline(always)]
-fn eight_of<V: Lanes>(numbers: &[f64], block: usize) -> V {
-    let (blocks, rest) = numbers.as_chunks::<LANES>();
-    if let Some(eight) = blocks.get(block) {
-        return V::load(eight);
+impl<V: Lanes> Vectors<V> for &Eights<'_> {
+    #[inline(always)]
+    fn block(self, block: usize, _k: usize) -> V {
+        V::load(self.full.get(block).unwrap_or(&self.last))
     }
-    let mut last = [0.0; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    V::load(&last)
 }
 
 /// coef · k(x, v) of eight support vectors.
@@ -273,18 +276,17 @@ pub(crate) fn many<V: Lanes, F: Form<V>>(
     form: F,
     x: &[f64],
     vectors: impl Vectors<V>,
-    dual_coef: &[f64],
+    dual_coef: &Eights<'_>,
 ) -> f64 {
-    let (blocks, rest) = dual_coef.as_chunks::<LANES>();
     let mut sums = V::splat(0.0);
-    for (block, coef) in blocks.iter().enumerate() {
+    for (block, coef) in dual_coef.full.iter().enumerate() {
         sums = sums + term(form, x, vectors, block, V::load(coef));
     }
-    if !rest.is_empty() {
-        let terms = term(form, x, vectors, blocks.len(), eight_of(dual_coef, blocks.len()));
+    if dual_coef.rest > 0 {
+        let terms = term(form, x, vectors, dual_coef.full.len(), V::load(&dual_coef.last));
         let lane = V::load(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         // Chosen, not multiplied by 0: a lane without a vector may be infinite or NaN.
-        sums = lane.if_less(V::splat(rest.len() as f64), sums + terms, sums);
+        sums = lane.if_less(V::splat(dual_coef.rest as f64), sums + terms, sums);
     }
     let s = sums.store();
     ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
