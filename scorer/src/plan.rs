@@ -62,11 +62,10 @@ impl std::fmt::Debug for ScoringTable {
 
 impl ScoringTable {
     /// Lays out a set. Entries whose model breaks the kernel's rules count as refused.
-    pub fn new(set: &ModelSet) -> Self {
+    pub fn new(set: Arc<ModelSet>) -> Self {
         let mut models = ModelTable::default();
         let rows: Vec<Row> = set
-            .entries
-            .iter()
+            .entries()
             .map(|e| Row {
                 name: e.model.clone(),
                 model: match &e.outcome {
@@ -76,7 +75,8 @@ impl ScoringTable {
                 normal: e.normal.as_deref().map(ranges_text),
             })
             .collect();
-        let series = UInt32Array::from_iter_values(set.entries.iter().map(|e| e.series));
+        let series =
+            UInt32Array::from_iter_values(set.shards().iter().flat_map(|s| s.series().iter().copied()));
         let row = UInt32Array::from_iter_values(0..rows.len() as u32);
         let index = RecordBatch::try_new(index_schema(), vec![Arc::new(series), Arc::new(row)])
             .expect("two UInt32 columns of one length");

@@ -76,23 +76,25 @@ fn rows(scored: &Scored) -> Rows {
     out
 }
 
+fn set_of(version: i64, entries: Vec<Entry>) -> Arc<ModelSet> {
+    Arc::new(ModelSet::from_entries(version, vec![Feature::Mean], entries).unwrap())
+}
+
 #[tokio::test]
 async fn each_status_has_its_row() {
-    let mut two = below(1.0);
-    (two.features, two.support_vectors) = (2, vec![1.0, 1.0]);
-    let set = ModelSet {
-        version: 7,
-        entries: vec![
+    let set = set_of(
+        7,
+        vec![
             entry(1, Ok(below(10.0))),
             entry(2, Ok(below(10.0))),
             entry(3, Ok(below(10.0))),
             entry(4, Err("refused".into())),
             entry(5, Err("refused".into())),
-            entry(6, Ok(two)),
+            entry(6, Err("refused".into())),
             entry(9, Ok(below(10.0))),
         ],
-    };
-    let table = Arc::new(ScoringTable::new(&set));
+    );
+    let table = Arc::new(ScoringTable::new(set));
     // Series 2 and 5 are silent; 0 and 8 have no model; 3 lies exactly on the edge.
     let data = [
         (0, Some(4.0)),
@@ -129,8 +131,7 @@ async fn each_status_has_its_row() {
 
 #[tokio::test]
 async fn a_broken_stream_is_the_stores_error() {
-    let table =
-        Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![entry(1, Ok(below(1.0)))] }));
+    let table = Arc::new(ScoringTable::new(set_of(1, vec![entry(1, Ok(below(1.0)))])));
     let broken: Windows = stream::iter([Err(StoreError::Unavailable { message: "gone".into() })]).boxed();
     let error = score(&table, &[Feature::Mean], false, broken).await.unwrap_err();
     assert!(matches!(error, ScoreError::Store(StoreError::Unavailable { .. })), "{error:?}");
@@ -138,7 +139,7 @@ async fn a_broken_stream_is_the_stores_error() {
 
 #[tokio::test]
 async fn nothing_joined_with_nothing_is_nothing() {
-    let table = Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![] }));
+    let table = Arc::new(ScoringTable::new(set_of(1, vec![])));
     let scored = score(&table, &[Feature::Mean], false, windows(&[], 1)).await.unwrap();
     assert!(rows(&scored).is_empty());
     let scored = score(&table, &[Feature::Mean], false, windows(&[(3, Some(1.0))], 1)).await.unwrap();
@@ -155,7 +156,7 @@ proptest! {
         data_only: bool,
     ) {
         let entries = models.iter().map(|(s, limit)| entry(*s, Ok(below(*limit)))).collect();
-        let table = Arc::new(ScoringTable::new(&ModelSet { version: 1, entries }));
+        let table = Arc::new(ScoringTable::new(set_of(1, entries)));
         let input: Vec<_> = data.iter().map(|(s, v)| (*s, Some(*v))).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let scored = runtime.block_on(score(&table, &[Feature::Mean], data_only, windows(&input, split))).unwrap();

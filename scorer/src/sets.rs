@@ -35,7 +35,8 @@ impl Sets {
             return Ok(table);
         }
         let set = (self.loader)(version).await?;
-        let table = Arc::new(ScoringTable::new(&set));
+        tracing::info!(version, entries = set.len(), bytes = set.memory(), "loaded a model set");
+        let table = Arc::new(ScoringTable::new(Arc::new(set)));
         kept.push_back(table.clone());
         if kept.len() > KEPT {
             kept.pop_front();
