@@ -37,8 +37,10 @@ use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use rusqlite::{Connection, Transaction};
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -53,6 +55,28 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     readers: Arc<Readers>,
+    committing: Arc<Committing>,
+}
+
+/// Tasks whose commit this process is in the middle of, by run and attempt. The transaction holds the whole file, so
+/// that nobody can claim such a task: its lease needs no renewal, which would have to wait behind the commit.
+#[derive(Default)]
+struct Committing(Mutex<HashSet<(Uuid, i64)>>);
+
+impl Committing {
+    fn get(&self) -> MutexGuard<'_, HashSet<(Uuid, i64)>> {
+        // Every write is one call of a set: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the task while `f` runs.
+    fn during<T>(&self, task: &Task, f: impl FnOnce() -> T) -> T {
+        let key = (task.run_id, task.attempt);
+        self.get().insert(key);
+        let done = std::panic::catch_unwind(AssertUnwindSafe(f));
+        self.get().remove(&key);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 impl SqliteStore {
@@ -63,7 +87,8 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<SqliteStore> {
         connect::create_folder(path)?;
         let writer = Writer::start(path)?;
-        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(Readers::new(path)) })
+        let readers = Arc::new(Readers::new(path));
+        Ok(Self { path: path.to_owned(), writer, readers, committing: Arc::default() })
     }
 }
 
@@ -212,6 +237,9 @@ impl Store for SqliteStore {
     }
 
     async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
+        if self.committing.get().contains(&(task.run_id, task.attempt)) {
+            return Ok(Outcome::Done);
+        }
         let task = task.clone();
         self.writer.fenced(move |tx| plan::renew_task(tx, &task, lease_us, clock())).await
     }
@@ -226,8 +254,11 @@ impl Store for SqliteStore {
         intake.has_rows().await?;
         let (to, items) = mpsc::channel(BATCHES_AHEAD);
         let task = commit.task.clone();
+        let committing = self.committing.clone();
         let stored = self.writer.run(move |conn| {
-            let job = |tx: &Transaction<'_>| commit::commit_predictions(tx, &task, items, clock());
+            let job = |tx: &Transaction<'_>| {
+                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock()))
+            };
             connect::transaction(conn, job, |committed| *committed != Committed::Fenced)
         });
         let sent = async move {
