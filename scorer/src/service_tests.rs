@@ -2,6 +2,7 @@ use super::*;
 use crate::range::{RangeOptions, run_range_with};
 use crate::testing::*;
 use fleetscore_store::{CatchUp, NewRun, Outcome, Plan, RunFilter, SqliteStore, TaskClaim};
+use futures::TryStreamExt;
 use std::sync::atomic::AtomicI64;
 use std::time::Instant;
 
@@ -160,9 +161,12 @@ async fn a_range_is_scored_once_and_a_rerun_changes_nothing() {
     assert_eq!(report.unready.len(), 1);
     assert!(report.partly() && !report.failed() && report.unready[0].1.contains("watermark"));
     assert_eq!(blobs.list("predictions").await.unwrap().len(), 9);
-    let before = w.store.predictions("default", span(0, 1)).await.unwrap();
+    let stored = async || -> Vec<arrow::array::RecordBatch> {
+        w.store.predictions("default", span(0, 1)).await.unwrap().try_collect().await.unwrap()
+    };
+    let before = stored().await;
     go(&w, range(&w, 0, 8)).await.unwrap();
-    assert_eq!(w.store.predictions("default", span(0, 1)).await.unwrap(), before);
+    assert_eq!(stored().await, before);
     // Another set: 15 is normal there.
     let version = w.activate().await;
     let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 8) }).await.unwrap();
@@ -303,6 +307,69 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sets_change_while_runs_are_scored_and_no_interval_mixes_them() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    assert_eq!((w.activate().await, w.activate().await), (1, 2));
+    w.store.pin_models(&[3], Some(1), "test").await.unwrap();
+    let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), loader());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    let (store, end) = (w.store.clone(), stop.clone());
+    let changing = tokio::spawn(async move {
+        let mut changes = 0;
+        while !end.is_cancelled() {
+            store.activate_model_set(1).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            store.activate_model_set(2).await.unwrap();
+            store.rollback_model_set().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            store.activate_model_set(2).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            changes += 4;
+        }
+        changes
+    });
+    // Until both sets have scored something, which no clock promises.
+    let mut minutes = 0;
+    let all = RunFilter::default();
+    let used = async |store: &Arc<dyn Store>| -> std::collections::BTreeSet<i64> {
+        store.runs(&all).await.unwrap().iter().filter_map(|r| r.model_set).collect()
+    };
+    while minutes < 200 || used(&w.store).await.len() < 2 {
+        assert!(minutes < 20_000, "one of the sets is never used");
+        let readings: Vec<_> = (minutes..minutes + 10).flat_map(|m| [(m, 1, 15.0), (m, 3, 15.0)]).collect();
+        minutes += 10;
+        w.send(0, &readings, Some(at(minutes)), false).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until("all intervals", async || handle.snapshot().intervals_scored == minutes as u64).await;
+    stop.cancel();
+    assert!(changing.await.unwrap() > 0);
+    running.await.unwrap().unwrap();
+
+    let runs = w.store.runs(&all).await.unwrap();
+    assert_eq!(runs.len(), minutes as usize);
+    for run in runs {
+        assert_eq!(run.state, RunState::Partial, "scored, and never skipped: {run:?}");
+        let set = run.model_set.unwrap();
+        let mut batches = w.store.predictions("default", run.interval).await.unwrap();
+        let mut rows = Vec::new();
+        while let Some(batch) = batches.try_next().await.unwrap() {
+            let of = crate::output::rows::rows(&batch);
+            rows.extend(of.map(|r| (r.sensor.to_owned(), r.model_set, r.decision)));
+        }
+        let decided = |set: i64| Some(10.0 * set as f64 - 15.0);
+        let expected = [
+            ("s0001".to_owned(), Some(set), decided(set)),
+            ("s0002".to_owned(), Some(set), None),
+            ("s0003".to_owned(), Some(1), decided(1)), // pinned
+            ("s0004".to_owned(), Some(set), None),
+        ];
+        assert_eq!(rows, expected, "{}", run.interval);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
@@ -397,7 +464,8 @@ async fn predictions_equal_the_references_for_panes_and_for_windows_over_them() 
         until(name, async || store.runs(&filter).await.unwrap().len() == starts.len()).await;
         let mut got = Golden::new();
         for start in starts {
-            for batch in store.predictions(name, span(start, start + window)).await.unwrap() {
+            let mut batches = store.predictions(name, span(start, start + window)).await.unwrap();
+            while let Some(batch) = batches.try_next().await.unwrap() {
                 for row in crate::output::rows::rows(&batch).filter(|r| r.status == "scored") {
                     let key = (row.device.to_owned(), row.sensor.to_owned(), start);
                     got.insert(key, (row.prediction, row.decision.unwrap()));

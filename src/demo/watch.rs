@@ -18,6 +18,7 @@ use fleetscore_scorer::models::{self, ModelSet};
 use fleetscore_scorer::output::rows::rows;
 use fleetscore_simulator::{Fault, Fleet};
 use fleetscore_store::{RunFilter, RunRow};
+use futures::TryStreamExt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -190,7 +191,8 @@ impl Watch {
     }
 
     async fn note(&mut self, run: &RunRow) -> Result<(), Fail> {
-        let batches = self.handles.store.predictions(&run.schedule, run.interval).await?;
+        let batches: Vec<_> =
+            self.handles.store.predictions(&run.schedule, run.interval).await?.try_collect().await?;
         let faults = self.feed.faults();
         let (mut scored, mut anomalies) = (Scored::default(), Vec::new());
         for row in batches.iter().flat_map(rows) {
@@ -262,6 +264,6 @@ fn fault_in(faults: &[Fault], series: u32, interval: Interval) -> Option<&Fault>
 
 /// What each model calls normal, as text.
 fn normal_ranges(set: &ModelSet) -> HashMap<SeriesName, String> {
-    let range = |e: &models::Entry| Some((e.name.clone(), models::ranges_text(e.normal.as_deref()?)));
-    set.entries.iter().filter_map(range).collect()
+    let range = |e: models::Entry| Some((e.name, models::ranges_text(e.normal.as_deref()?)));
+    set.entries().filter_map(range).collect()
 }

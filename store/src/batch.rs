@@ -1,6 +1,6 @@
 //! Between columns and rows: what the embedded stores read from the batches they are given, and build from their rows.
 
-use crate::{PredictionCommit, Result, RunCounts, StoreError};
+use crate::{Result, StoreError};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Array, Int16Builder, Int64Array,
     Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
@@ -9,10 +9,12 @@ use arrow::array::{
 use arrow::datatypes::{Float64Type, Int16Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::{self, PaneKey, Partial};
-use fleetscore_schemas::status::{PredictionStatus, RunState};
 use fleetscore_schemas::time::Timestamp;
-use fleetscore_schemas::window::{prediction_schema, published_schema, window_schema};
+use fleetscore_schemas::window::{published_schema, series_schema, window_schema};
 use std::sync::Arc;
+
+/// Rows of a batch that is read.
+pub(crate) const BATCH_ROWS: usize = 8192;
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch
@@ -26,7 +28,7 @@ fn wrong_type(name: &str, array: &dyn Array) -> StoreError {
 
 macro_rules! typed {
     ($fn:ident, $array:ty, $arrow:ty) => {
-        fn $fn<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a $array> {
+        pub(crate) fn $fn<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a $array> {
             let array = column(batch, name)?;
             array.as_primitive_opt::<$arrow>().ok_or_else(|| wrong_type(name, array))
         }
@@ -38,17 +40,9 @@ typed!(i16s, Int16Array, Int16Type);
 typed!(f64s, Float64Array, Float64Type);
 typed!(times, TimestampMicrosecondArray, TimestampMicrosecondType);
 
-fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
+pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
     let array = column(batch, name)?;
     array.as_string_opt::<i32>().ok_or_else(|| wrong_type(name, array))
-}
-
-fn cell<T: Copy>(values: &[T], array: &dyn Array, i: usize) -> Option<T> {
-    array.is_valid(i).then(|| values[i])
-}
-
-fn text(array: &StringArray, i: usize) -> Option<String> {
-    array.is_valid(i).then(|| array.value(i).to_owned())
 }
 
 /// Calls `f` with every row of a batch of deltas, in its order.
@@ -85,65 +79,6 @@ pub(crate) fn for_each_delta(
         f(key, &partial)?;
     }
     Ok(())
-}
-
-/// One row of [`prediction_schema`].
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct PredictionRow {
-    pub(crate) series: SeriesId,
-    pub(crate) value: Option<f64>,
-    pub(crate) prediction: Option<i16>,
-    pub(crate) decision: Option<f64>,
-    pub(crate) status: PredictionStatus,
-    pub(crate) model: Option<String>,
-    pub(crate) window_version: i64,
-    pub(crate) normal_range: Option<String>,
-}
-
-/// What a commit below the floor of retention comes to: windows there read as empty, so its rows would say `no_data` of
-/// what was scored once. The run ends, and the predictions stay as they are.
-pub(crate) fn frozen(commit: &PredictionCommit) -> PredictionCommit {
-    PredictionCommit {
-        task: commit.task.clone(),
-        predictions: Vec::new(),
-        counts: RunCounts::default(),
-        state: RunState::Skipped,
-        error: Some("below the floor of retention: its predictions are frozen".to_owned()),
-    }
-}
-
-/// Rows of the scorer's batches.
-///
-/// # Errors
-/// [`StoreError::Internal`] where the columns are not those of [`prediction_schema`] or series do not ascend.
-pub(crate) fn prediction_rows(batches: &[RecordBatch]) -> Result<Vec<PredictionRow>> {
-    let mut rows: Vec<PredictionRow> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
-    for batch in batches {
-        let names: Vec<_> = prediction_schema().fields().iter().map(|f| f.name().clone()).collect();
-        let name = |i: usize| names[i].as_str();
-        let (series, value, prediction) =
-            (u32s(batch, name(0))?, f64s(batch, name(1))?, i16s(batch, name(2))?);
-        let (decision, status, model) =
-            (f64s(batch, name(3))?, texts(batch, name(4))?, texts(batch, name(5))?);
-        let (version, range) = (i64s(batch, name(6))?, texts(batch, name(7))?);
-        for i in 0..batch.num_rows() {
-            let id = series.value(i);
-            if rows.last().is_some_and(|r| r.series >= id) {
-                return Err(StoreError::internal(format!("predictions do not ascend by series at {id}")));
-            }
-            rows.push(PredictionRow {
-                series: id,
-                value: cell(value.values(), value, i),
-                prediction: cell(prediction.values(), prediction, i),
-                decision: cell(decision.values(), decision, i),
-                status: status.value(i).parse().map_err(StoreError::internal)?,
-                model: text(model, i),
-                window_version: version.value(i),
-                normal_range: text(range, i),
-            });
-        }
-    }
-    Ok(rows)
 }
 
 /// Builds batches of [`window_schema`].
@@ -187,6 +122,37 @@ impl WindowBuilder {
     }
 }
 
+/// Builds batches of [`series_schema`].
+#[derive(Debug, Default)]
+pub(crate) struct SeriesBuilder {
+    ids: UInt32Builder,
+    devices: StringBuilder,
+    sensors: StringBuilder,
+}
+
+impl SeriesBuilder {
+    pub(crate) fn push(&mut self, id: SeriesId, device: &str, sensor: &str) {
+        self.ids.append_value(id);
+        self.devices.append_value(device);
+        self.sensors.append_value(sensor);
+    }
+
+    /// How many rows it holds.
+    pub(crate) fn len(&self) -> usize {
+        arrow::array::ArrayBuilder::len(&self.ids)
+    }
+
+    /// The rows so far; empties the builder.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(self.ids.finish()),
+            Arc::new(self.devices.finish()),
+            Arc::new(self.sensors.finish()),
+        ];
+        Ok(RecordBatch::try_new(series_schema(), arrays)?)
+    }
+}
+
 /// One row of [`published_schema`], without what all rows of an interval share.
 #[derive(Debug, Clone)]
 pub(crate) struct PublishedRow<'a> {
@@ -202,6 +168,7 @@ pub(crate) struct PublishedRow<'a> {
     pub(crate) window_version: i64,
     pub(crate) run_id: &'a str,
     pub(crate) scored_at: Timestamp,
+    pub(crate) normal_range: Option<&'a str>,
 }
 
 /// Builds batches of [`published_schema`].
@@ -223,6 +190,7 @@ pub(crate) struct PublishedBuilder {
     versions: Int64Builder,
     run_ids: StringBuilder,
     scored: TimestampMicrosecondBuilder,
+    ranges: StringBuilder,
 }
 
 impl PublishedBuilder {
@@ -245,6 +213,7 @@ impl PublishedBuilder {
             versions: Int64Builder::new(),
             run_ids: StringBuilder::new(),
             scored: time(),
+            ranges: StringBuilder::new(),
         }
     }
 
@@ -263,9 +232,16 @@ impl PublishedBuilder {
         self.versions.append_value(row.window_version);
         self.run_ids.append_value(row.run_id);
         self.scored.append_value(row.scored_at.0);
+        self.ranges.append_option(row.normal_range);
     }
 
-    pub(crate) fn finish(mut self) -> Result<RecordBatch> {
+    /// How many rows it holds.
+    pub(crate) fn len(&self) -> usize {
+        arrow::array::ArrayBuilder::len(&self.schedules)
+    }
+
+    /// The rows so far; empties the builder.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(self.schedules.finish()),
             Arc::new(self.starts.finish()),
@@ -281,6 +257,7 @@ impl PublishedBuilder {
             Arc::new(self.versions.finish()),
             Arc::new(self.run_ids.finish()),
             Arc::new(self.scored.finish()),
+            Arc::new(self.ranges.finish()),
         ];
         Ok(RecordBatch::try_new(published_schema(), arrays)?)
     }

@@ -5,12 +5,16 @@
 //! | [`url`], [`tls`] | the connection string, and libpq's `sslmode`s on rustls |
 //! | [`migrate`], [`schedules`] | objects of the schema, and the views of longer windows |
 //! | [`stream`], [`merge`], [`partitions`] | claims, the checkpoint, time partitions and retention |
-//! | [`plan`], [`tasks`], [`score`], [`publish`], [`models`] | runs, leases, predictions, publications, model sets |
+//! | [`plan`], [`tasks`], [`publish`], [`models`] | runs, leases, publications, model sets |
+//! | [`windows`], [`commit`], [`score`] | windows as they are read, predictions as they are written and read |
+//! | [`copy`], [`copy_out`] | binary COPY in both directions |
 //! | [`watch`] | ends a backend that has blocked one of our row locks for too long |
 //!
 //! Lock order: progress rows in key order, then panes in (pane, series) order; tasks before runs.
 
+mod commit;
 mod copy;
+mod copy_out;
 mod error;
 mod letters;
 mod merge;
@@ -28,17 +32,17 @@ mod tls;
 mod types;
 mod url;
 mod watch;
+mod windows;
 
 #[cfg(test)]
 mod tests;
 
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, ModelSetRow,
-    Outcome, PaneSettings, Plan, PredictionCommit, Progress, Publication, QueryResult, ReadinessSettings,
-    Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreError, StoreKind, StoreOptions, Task,
-    TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
+    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
+    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
+    StoreError, StoreKind, StoreOptions, Task, TaskClaim,
 };
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use fleetscore_schemas::reading::TopicPartition;
@@ -169,6 +173,10 @@ impl Store for PgStore {
         stream::series(self).await
     }
 
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        stream::series_batches(self).await
+    }
+
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         merge::checkpoint(self, checkpoint).await
     }
@@ -222,11 +230,11 @@ impl Store for PgStore {
     }
 
     async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-        score::windows(self, interval).await
+        windows::windows(self, interval).await
     }
 
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
-        score::commit(self, commit).await
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
+        commit::commit(self, commit).await
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -253,7 +261,7 @@ impl Store for PgStore {
         publish::finish(self, publication).await
     }
 
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         score::predictions(self, schedule, interval).await
     }
 
@@ -261,12 +269,37 @@ impl Store for PgStore {
         models::reserve(self).await
     }
 
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
-        models::add(self, set, activate).await
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
+        models::add(self, set, failures, activate).await
     }
 
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         models::read(self).await
+    }
+
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        models::active(self).await
+    }
+
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        models::one(self, version).await
+    }
+
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        models::failures(self, version).await
+    }
+
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        models::pin(self, series, version, by).await
+    }
+
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        models::pins(self).await
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {

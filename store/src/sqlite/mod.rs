@@ -8,10 +8,12 @@
 //! | `merge` | the checkpoint |
 //! | `plan` | schedules, runs, tasks |
 //! | `read` | windows, merged from panes |
-//! | `score` | predictions and their publication |
+//! | `commit` | predictions as they are written |
+//! | `score` | predictions as they are read, and their publication |
 //! | `registry` | model sets |
 //! | `query` | a user's statement |
 
+mod commit;
 mod connect;
 mod merge;
 mod migrate;
@@ -22,20 +24,28 @@ mod registry;
 mod score;
 mod stream;
 
+use crate::intake::Intake;
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, ModelSetRow,
-    Outcome, PaneSettings, Plan, PredictionCommit, Progress, Publication, QueryResult, ReadinessSettings,
-    Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreKind, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
+    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
+    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
+    StoreKind, Task, TaskClaim,
 };
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use connect::{Readers, Writer};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
+use rusqlite::{Connection, Transaction};
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
 use uuid::Uuid;
+
+/// Batches of predictions that wait for the writer.
+const BATCHES_AHEAD: usize = 2;
 
 /// The store in a SQLite file.
 ///
@@ -45,6 +55,28 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     readers: Arc<Readers>,
+    committing: Arc<Committing>,
+}
+
+/// Tasks whose commit this process is in the middle of, by run and attempt. The transaction holds the whole file, so
+/// that nobody can claim such a task: its lease needs no renewal, which would have to wait behind the commit.
+#[derive(Default)]
+struct Committing(Mutex<HashSet<(Uuid, i64)>>);
+
+impl Committing {
+    fn get(&self) -> MutexGuard<'_, HashSet<(Uuid, i64)>> {
+        // Every write is one call of a set: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the task while `f` runs.
+    fn during<T>(&self, task: &Task, f: impl FnOnce() -> T) -> T {
+        let key = (task.run_id, task.attempt);
+        self.get().insert(key);
+        let done = std::panic::catch_unwind(AssertUnwindSafe(f));
+        self.get().remove(&key);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 impl SqliteStore {
@@ -55,7 +87,8 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<SqliteStore> {
         connect::create_folder(path)?;
         let writer = Writer::start(path)?;
-        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(Readers::new(path)) })
+        let readers = Arc::new(Readers::new(path));
+        Ok(Self { path: path.to_owned(), writer, readers, committing: Arc::default() })
     }
 }
 
@@ -139,6 +172,10 @@ impl Store for SqliteStore {
         self.readers.run(stream::series).await
     }
 
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        Ok(read::streamed(self.readers.clone(), |conn, to| stream::send_series(conn, to)))
+    }
+
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         let checkpoint = checkpoint.clone(); // columns are shared, not copied
         self.writer.fenced(move |tx| merge::checkpoint(tx, &checkpoint, clock())).await
@@ -200,6 +237,9 @@ impl Store for SqliteStore {
     }
 
     async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
+        if self.committing.get().contains(&(task.run_id, task.attempt)) {
+            return Ok(Outcome::Done);
+        }
         let task = task.clone();
         self.writer.fenced(move |tx| plan::renew_task(tx, &task, lease_us, clock())).await
     }
@@ -208,10 +248,33 @@ impl Store for SqliteStore {
         Ok(read::windows(self.readers.clone(), interval))
     }
 
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
-        let rows = crate::batch::prediction_rows(&commit.predictions)?;
-        let commit = PredictionCommit { predictions: Vec::new(), ..commit.clone() };
-        self.writer.fenced(move |tx| score::commit_predictions(tx, &commit, &rows, clock())).await
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
+        let mut intake = Intake::new(commit.predictions);
+        // What the first batch takes does not hold up the writer.
+        intake.has_rows().await?;
+        let (to, items) = mpsc::channel(BATCHES_AHEAD);
+        let task = commit.task.clone();
+        let committing = self.committing.clone();
+        let stored = self.writer.run(move |conn| {
+            let job = |tx: &Transaction<'_>| {
+                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock()))
+            };
+            connect::transaction(conn, job, |committed| *committed != Committed::Fenced)
+        });
+        let sent = async move {
+            while let Some(batch) = intake.next().await? {
+                if to.send(commit::Item::Batch(batch)).await.is_err() {
+                    return Ok(()); // the writer has its reasons, and answers with them
+                }
+            }
+            let counts = intake.counts();
+            let (state, error) = (commit.verdict)(&counts);
+            let _ = to.send(commit::Item::End(commit::End { counts, state, error })).await; // as above
+            Ok(())
+        };
+        let (sent, stored): (Result<()>, _) = futures::join!(sent, stored);
+        sent?;
+        stored
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -246,22 +309,49 @@ impl Store for SqliteStore {
         self.writer.fenced(move |tx| score::finish_publication(tx, &publication, clock())).await
     }
 
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         let schedule = schedule.to_owned();
-        self.readers.run(move |conn| score::predictions(conn, &schedule, interval)).await
+        let read = move |conn: &Connection, to: &_| score::send_predictions(conn, &schedule, interval, to);
+        Ok(read::streamed(self.readers.clone(), read))
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
         self.writer.durable(registry::reserve).await
     }
 
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
-        let set = set.clone();
-        self.writer.durable(move |tx| registry::add(tx, &set, activate, clock())).await
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
+        let (set, failures) = (set.clone(), failures.to_vec());
+        self.writer.durable(move |tx| registry::add(tx, &set, &failures, activate, clock())).await
     }
 
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         self.readers.run(registry::list).await
+    }
+
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        self.readers.run(registry::active_set).await
+    }
+
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        self.readers.run(move |conn| registry::one(conn, version)).await
+    }
+
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        self.readers.run(move |conn| registry::failures(conn, version)).await
+    }
+
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        let (series, by) = (series.to_vec(), by.to_owned());
+        self.writer.durable(move |tx| registry::pin(tx, &series, version, &by, clock())).await
+    }
+
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        self.readers.run(registry::pins).await
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {

@@ -22,6 +22,8 @@ pub(super) struct Fit {
     pub(super) name: SeriesName,
     /// Windows that were looked at.
     pub(super) seen: u64,
+    /// Rows that the model was fitted to.
+    pub(super) rows: u32,
     /// The model with what there is to say about it, or why there is none.
     pub(super) outcome: std::result::Result<(Model, Option<String>), String>,
 }
@@ -120,5 +122,5 @@ fn one(listed: Listed, sample: Sample, options: &TrainOptions) -> Option<Fit> {
         let fitted = fleetscore_fit::fit(&rows.values, width, &options);
         fitted.map(|Fitted { model, warning, .. }| (model, warning)).map_err(|e| e.to_string())
     };
-    Some(Fit { key: listed.key, name: listed.name, seen, outcome })
+    Some(Fit { key: listed.key, name: listed.name, seen, rows: count as u32, outcome })
 }

@@ -13,7 +13,6 @@
 use super::TrainOptions;
 use super::fits::Fit;
 use crate::blobs::{BlobError, Blobs};
-use crate::models::format::digest;
 use crate::models::registry::blocking;
 use crate::models::{ModelError, Result};
 use ::parquet::arrow::ArrowWriter;
@@ -32,6 +31,7 @@ use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Version of the layout.
@@ -89,7 +89,7 @@ pub(super) fn name(options: &TrainOptions, source: &str, store: &str) -> String 
         o.sampling,
         o.series.as_ref().map(regex::Regex::as_str),
     );
-    digest(text.as_bytes())[..16].to_owned()
+    Sha256::digest(text.as_bytes())[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Job {
@@ -273,6 +273,7 @@ impl Chunk {
             ("device", Arc::new(StringArray::from_iter_values(fits.iter().map(|f| &f.name.device)))),
             ("sensor", Arc::new(StringArray::from_iter_values(fits.iter().map(|f| &f.name.sensor)))),
             ("seen", Arc::new(UInt64Array::from_iter_values(fits.iter().map(|f| f.seen)))),
+            ("rows", Arc::new(UInt32Array::from_iter_values(fits.iter().map(|f| f.rows)))),
             ("failure", Arc::new(StringArray::from_iter(fits.iter().map(|f| f.outcome.as_ref().err())))),
             (
                 "warning",
@@ -328,7 +329,8 @@ fn decode_batch(
     let (key, seen) = (whole("key")?, whole("seen")?);
     let (device, sensor) = (text("device")?, text("sensor")?);
     let (failure, warning) = (text("failure")?, text("warning")?);
-    let features = column("features")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("features"))?;
+    let small = |name: &str| column(name)?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong(name));
+    let (rows, features) = (small("rows")?, small("features")?);
     let (gamma, rho) = (number("gamma")?, number("rho")?);
     let (mean, scale) = (lists("mean")?, lists("scale")?);
     let (vectors, coefficients) = (lists("support_vectors")?, lists("dual_coef")?);
@@ -353,7 +355,7 @@ fn decode_batch(
             Ok((model, warning.is_valid(i).then(|| warning.value(i).to_owned())))
         };
         let name = SeriesName::new(device.value(i), sensor.value(i));
-        fits.push(Fit { key: key.value(i), name, seen: seen.value(i), outcome });
+        fits.push(Fit { key: key.value(i), name, seen: seen.value(i), rows: rows.value(i), outcome });
     }
     Ok(())
 }
@@ -373,7 +375,8 @@ mod tests {
             support_vectors: vectors,
             rho: -1e-300,
         };
-        let fit = |key, outcome| Fit { key, name: SeriesName::new("dé", "s"), seen: key * 2, outcome };
+        let fit =
+            |key, outcome| Fit { key, name: SeriesName::new("dé", "s"), seen: key * 2, rows: 7, outcome };
         let fits = vec![
             fit(3, Ok((model(vec![1.5, -0.0, 1e308, 3.0], vec![]), None))),
             fit(5, Err("has 1 windows".into())),

@@ -23,9 +23,9 @@ mod parquet;
 mod sample;
 mod windows;
 
-use super::format::Stored;
+use super::format::{Models, Stored};
 use super::registry::{self, NewSet, blocking};
-use super::{ModelError, Result};
+use super::{DEFAULT_PATTERN, ModelError, Result};
 use crate::blobs::Blobs;
 pub use export::{ExportReport, export_training};
 use fits::Fit;
@@ -33,7 +33,7 @@ pub use fleetscore_fit::{Gamma, MAX_ITERATIONS, MAX_ROWS};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::window::Feature;
-use fleetscore_store::Store;
+use fleetscore_store::{ModelFailure, Store};
 use job::Job;
 use regex::Regex;
 use sample::Sample;
@@ -221,6 +221,23 @@ impl TrainOptions {
 
     fn wants(&self, name: &SeriesName) -> bool {
         self.series.as_ref().is_none_or(|r| r.is_match(&name.to_string()))
+    }
+}
+
+impl std::fmt::Display for TrainOptions {
+    /// What decides about the models, in a line: it is kept with the set.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { nu, gamma, tolerance, min_rows, max_rows, .. } = self;
+        write!(f, "nu {nu}, gamma {gamma}, tolerance {tolerance:e}, {min_rows} to {max_rows} rows")?;
+        match self.sampling {
+            Sampling::Even => f.write_str(", evenly spaced")?,
+            Sampling::Random { seed } => write!(f, ", random by seed {seed}")?,
+        }
+        match &self.parquet[..] {
+            [] => write!(f, ", windows of {} s", self.window_us as f64 / 1e6),
+            [one] => write!(f, ", of `{one}`"),
+            [first, ..] => write!(f, ", of `{first}` and {} more", self.parquet.len() - 1),
+        }
     }
 }
 
@@ -432,15 +449,23 @@ impl Training<'_> {
         }
         let Assembled { entries, failed, warnings, windows } = all;
         let trained = entries.len();
-        let added = if entries.is_empty() {
+        let added = if trained == 0 {
             Err(nothing_trained(range, &failed))
         } else {
+            let failure = |(series, reason): &(SeriesName, String)| ModelFailure {
+                series: Some(series.clone()),
+                source: "train".into(),
+                reason: reason.clone(),
+            };
             let new = NewSet {
                 entries,
+                failures: failed.iter().map(failure).collect(),
                 features: self.options.features.clone(),
+                pattern: DEFAULT_PATTERN.into(),
                 origin: "train",
                 created_by: self.options.created_by.clone(),
                 trained_on: range,
+                note: Some(self.options.to_string()),
                 max_series: self.options.max_series,
                 activate: self.options.activate,
             };
@@ -480,23 +505,23 @@ fn nothing_trained(range: Option<Interval>, failed: &[(SeriesName, String)]) -> 
 /// Fits as a set takes them.
 #[derive(Default)]
 struct Assembled {
-    entries: Vec<Stored>,
+    entries: Models,
     failed: Vec<(SeriesName, String)>,
     warnings: Vec<(SeriesName, String)>,
     windows: u64,
 }
 
 impl Assembled {
-    /// With these too; a model's intervals and check rows are computed here, off the async threads.
+    /// With these too.
     async fn with(mut self, fits: Vec<Fit>) -> Result<Self> {
         blocking(move || {
-            for Fit { name, seen, outcome, .. } in fits {
+            for Fit { name, seen, rows, outcome, .. } in fits {
                 self.windows += seen;
                 match outcome {
                     Ok((model, warning)) => {
                         self.warnings.extend(warning.map(|w| (name.clone(), w)));
                         let model_name = format!("model_{}_{}", name.device, name.sensor);
-                        self.entries.push(Stored::new(name, model_name, Ok(model)));
+                        self.entries.push(Stored { rows, ..Stored::new(name, model_name, Ok(model)) });
                     }
                     Err(reason) => self.failed.push((name, reason)),
                 }

@@ -5,12 +5,13 @@ use crate::models::tests::{MINUTE, Place, START, train_options, wave, with_panes
 use crate::models::{Entry, load};
 use arrow::array::{DictionaryArray, Float32Array, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
+use object_store::ObjectStoreExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 async fn entries(p: &Place, version: i64) -> Vec<Entry> {
     let row = p.rows().await.into_iter().find(|r| r.version == version).unwrap();
-    load(&p.blobs, &p.store, &row).await.unwrap().entries
+    load(&p.blobs, &p.store, &row).await.unwrap().entries().collect()
 }
 
 /// What an observer was told.
