@@ -42,7 +42,7 @@ pub(crate) fn sets(count: usize, seed: u64) -> Vec<Set> {
             let features = if kind == "five features" { 5 } else { 1 };
             let rows = rows_of(kind, rows, &mut random);
             let points = points(&rows, features, &mut random);
-            Set { kind, features, nu: NUS[round % 5], tolerance: TOLERANCES[(round / 5) % 2], rows, points }
+            Set { kind, features, nu: NUS[round % 5], tolerance: TOLERANCES[round % 2], rows, points }
         })
         .collect()
 }

@@ -262,7 +262,8 @@ pub(super) async fn with_panes(p: &Place, panes: &[i64], series: u32, value: imp
     };
     p.store.pin_panes(&settings).await.unwrap();
     let names: Vec<SeriesName> = (0..series).map(|i| SeriesName::new(format!("d{i}"), "s")).collect();
-    let ids = p.store.intern(&names, 1000).await.unwrap();
+    let mut ids = p.store.intern(&names, 1000).await.unwrap();
+    ids.sort_unstable();
     let partition = TopicPartition::new("t", 0);
     p.store.add_partitions("k", &[(partition.clone(), 0)]).await.unwrap();
     let claims = p.store.claim("k", "me", std::slice::from_ref(&partition)).await.unwrap();
