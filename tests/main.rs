@@ -17,6 +17,7 @@ mod oracle;
 mod pickles;
 mod readme_sql;
 mod restart;
+mod training;
 
 use harness::Servers;
 use libtest_mimic::{Arguments, Trial};
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         pickles::trials,
         readme_sql::trials,
         benchmarks::trials,
+        training::trials,
         conformance::trials,
     ] {
         trials.extend(module(&servers));
