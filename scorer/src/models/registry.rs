@@ -150,7 +150,8 @@ pub async fn load(blobs: &Blobs, store: &dyn Store, row: &ModelSetRow) -> Result
     if let Some(twice) = entries.windows(2).find(|w| w[0].series == w[1].series) {
         return Err(damaged(row, format!("{} has two models", twice[0].name)));
     }
-    Ok(ModelSet { version: row.version, entries })
+    let features = row.features.iter().filter_map(|f| f.parse().ok()).collect();
+    ModelSet::from_entries(row.version, features, entries).map_err(|e| damaged(row, e.to_string()))
 }
 
 /// Ids of a stored set's series. They were made before the set; a store restored from an older backup may have lost

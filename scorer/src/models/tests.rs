@@ -75,12 +75,12 @@ async fn what_is_imported_is_what_is_loaded_to_the_bit() {
     assert_eq!((row.origin.as_str(), row.created_by.as_str()), ("import", "a test"));
     let set = load(&p.blobs, &p.store, row).await.unwrap();
     assert_eq!(set.version, report.version);
-    assert!(set.entries.is_sorted_by_key(|e| e.series));
-    let names: Vec<String> = set.entries.iter().map(|e| format!("{} {}", e.name, e.model)).collect();
+    assert!(set.entries().collect::<Vec<_>>().is_sorted_by_key(|e| e.series));
+    let names: Vec<String> = set.entries().map(|e| format!("{} {}", e.name, e.model)).collect();
     let mut sorted = names.clone();
     sorted.sort();
     assert_eq!(sorted, ["a/b model_a_b", "a/c model_a_c", "pump_1/temp model_pump_1_temp"]);
-    for entry in &set.entries {
+    for entry in set.entries() {
         let fixture = match entry.name.sensor.as_str() {
             "temp" => "1.2_rbf_p3.pkl",
             "b" => "1.9_bare_scale_p4.pkl",
@@ -126,7 +126,7 @@ async fn a_refused_import_changes_nothing() {
     assert_eq!((rows[0].models, rows[0].refused, rows[0].active), (2, 3, false));
     assert!(rows[1].active && rows[1].version == first.version);
     let set = load(&p.blobs, &p.store, &rows[0]).await.unwrap();
-    let bad = set.entries.iter().find(|e| e.name.sensor == "x").unwrap();
+    let bad = set.entries().find(|e| e.name.sensor == "x").unwrap();
     assert!(bad.outcome.as_ref().unwrap_err().contains("os.system"));
     assert_eq!(bad.normal, None);
     assert_eq!(verify(&p.blobs, &rows[0]).await.unwrap().problems, Vec::<String>::new());
@@ -353,8 +353,8 @@ async fn training_on_windows_gives_a_set_that_scores() {
     let row = p.rows().await.remove(0);
     assert_eq!((row.origin.as_str(), row.active, row.trained_on), ("train", true, Some(report.range)));
     let set = load(&p.blobs, &p.store, &row).await.unwrap();
-    assert_eq!(set.entries.len(), 5);
-    for entry in &set.entries {
+    assert_eq!(set.len(), 5);
+    for entry in set.entries() {
         let model = entry.outcome.as_ref().unwrap();
         let outside = panes
             .iter()
@@ -395,7 +395,7 @@ async fn training_takes_the_windows_asked_for() {
     let row = p.rows().await.remove(0);
     assert!(!row.active);
     let set = load(&p.blobs, &p.store, &row).await.unwrap();
-    assert!(set.entries.iter().all(|e| e.outcome.as_ref().unwrap().features == 2 && e.normal.is_none()));
+    assert!(set.entries().all(|e| e.outcome.as_ref().unwrap().features == 2 && e.normal.is_none()));
 }
 
 #[tokio::test]
