@@ -12,6 +12,7 @@ mod golden;
 mod harness;
 mod kill;
 mod late;
+mod models;
 mod oracle;
 mod pickles;
 mod readme_sql;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         bad_lines::trials,
         blobs::trials,
         pickles::trials,
+        models::trials,
         readme_sql::trials,
         conformance::trials,
     ] {

@@ -18,6 +18,7 @@ pub(crate) mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
+pub use fleetscore_pack::Shard;
 pub use format::{FORMAT, Manifest, Part};
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
