@@ -135,7 +135,8 @@ pub(super) async fn load(row: &ModelSetRow, store: &dyn Store, blobs: &Blobs) ->
 
 /// What a set's files weigh.
 pub(super) fn set_bytes(manifest: &models::Manifest) -> u64 {
-    manifest.parts.iter().map(|p| p.bytes).sum()
+    let checks = |p: &models::Part| p.checks.as_ref().map_or(0, |c| c.bytes);
+    manifest.parts.iter().map(|p| p.file.bytes + checks(p)).sum()
 }
 
 pub(super) fn created_by() -> String {

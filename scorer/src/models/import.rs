@@ -116,11 +116,13 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
         })
         .await?,
         features: options.features.clone(),
+        pattern: options.pattern.clone(),
         origin: "import",
         created_by: options.created_by.clone(),
         trained_on: None,
         max_series: options.max_series,
         activate: options.activate,
+        ..NewSet::default()
     };
     let version = registry::add(store, blobs, new).await?;
     Ok(ImportReport { version, imported, refused, skipped })

@@ -2,8 +2,10 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | `format` | the files of a set: manifest and Parquet parts |
-//! | `registry` | adds, loads and verifies sets |
+//! | `format` | models on their way into a set: collected, sorted, cut into shards |
+//! | `registry` | adds sets |
+//! | `open` | loads and verifies sets |
+//! | `set` | a set in memory |
 //! | `naming` | file names to series |
 //! | [`import()`] | sets from scikit-learn pickles |
 //! | [`train()`] | sets from stored windows |
@@ -12,17 +14,19 @@ mod error;
 mod format;
 mod import;
 mod naming;
+mod open;
 mod registry;
 mod set;
 pub(crate) mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
-pub use fleetscore_pack::Shard;
-pub use format::{FORMAT, Manifest, Part};
+pub use fleetscore_pack::{Manifest, Part, SetFile, Shard};
+pub use format::FORMAT;
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
-pub use registry::{VerifyReport, load, manifest, verify};
+pub use open::{VerifyReport, load, verify};
+pub use registry::manifest;
 pub use set::ModelSet;
 pub use train::{Gamma, MAX_ROWS, TrainOptions, TrainReport, train};
 
