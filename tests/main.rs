@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing is exported: `pub` marks what the modules share")]
 
 mod bad_lines;
+mod benchmarks;
 mod blobs;
 mod conformance;
 mod golden;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         pickles::trials,
         models::trials,
         readme_sql::trials,
+        benchmarks::trials,
         conformance::trials,
     ] {
         trials.extend(module(&servers));

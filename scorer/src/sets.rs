@@ -34,7 +34,11 @@ impl Sets {
             let at = kept.iter().position(|set| set.version == *version);
             let set = match at.and_then(|at| kept.remove(at)) {
                 Some(set) => set,
-                None => Arc::new((self.loader)(*version).await?),
+                None => {
+                    let set = Arc::new((self.loader)(*version).await?);
+                    tracing::info!(version, entries = set.len(), bytes = set.memory(), "loaded a model set");
+                    set
+                }
             };
             kept.push_back(set.clone());
             all.push(set);
