@@ -52,35 +52,10 @@ pub struct Entry {
 ///
 /// Bounds are rounded to five digits towards the inside, so that what the text calls normal is normal.
 pub fn ranges_text(ranges: &[(f64, f64)]) -> String {
-    let side = |v: f64, up: bool| -> String {
-        if v.is_infinite() {
-            return if v > 0.0 { "∞" } else { "−∞" }.into();
-        }
-        let digits = 4 - if v == 0.0 { 0 } else { v.abs().log10().floor() as i32 };
-        let unit = 10f64.powi(digits);
-        let scaled = if up { (v * unit).ceil() } else { (v * unit).floor() };
-        let rounded = scaled / unit;
-        if rounded.is_finite() && (-12..=9).contains(&-digits) {
-            format!("{rounded}")
-        } else {
-            format!("{v:e}")
-        }
-    };
-    if ranges.is_empty() {
-        return "none".into();
-    }
-    ranges
-        .iter()
-        .map(|(low, high)| {
-            let (a, b) = (side(*low, true), side(*high, false));
-            // A range narrower than the rounding: as it is.
-            if low.is_finite() && high.is_finite() && a.parse::<f64>().ok() > b.parse::<f64>().ok() {
-                return format!("{low} … {high}");
-            }
-            format!("{a} … {b}")
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
+    let mut text = String::new();
+    // A String takes whatever is written.
+    let _ = crate::plan::write_ranges(&mut text, ranges.iter().copied());
+    text
 }
 
 #[cfg(test)]
