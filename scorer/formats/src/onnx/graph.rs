@@ -12,6 +12,8 @@ const MAX_ATTRIBUTES: usize = 64;
 /// Most inputs, of a node and of the graph: one for each feature.
 const MAX_NAMES: usize = fleetscore_kernel::MAX_FEATURES;
 
+/// Most domains of operators: two are known.
+const MAX_DOMAINS: usize = 64;
 /// Most outputs of a node: those we know have one.
 const MAX_OUTPUTS: usize = 16;
 
@@ -47,7 +49,7 @@ fn push<T>(to: &mut Vec<T>, item: T, limit: usize, what: &str, at: usize) -> Res
 impl<'a> Graph<'a> {
     /// The graph of a `ModelProto`.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self> {
-        let mut body = None;
+        let (mut body, mut domains) = (None, Vec::new());
         for field in (Message { bytes, at: 0 }).fields() {
             let field = field?;
             match field.number {
@@ -55,6 +57,9 @@ impl<'a> Graph<'a> {
                     return Err(OnnxError::Malformed { what: "a second graph".into(), at: field.at });
                 }
                 7 => body = Some(field.message()?),
+                8 => {
+                    push(&mut domains, domain(named(field.message()?, 1)?), MAX_DOMAINS, "domains", field.at)?
+                }
                 // A function could stand for any operator.
                 25 => {
                     return Err(OnnxError::Graph("defines functions of its own, which are not read".into()));
@@ -82,6 +87,10 @@ impl<'a> Graph<'a> {
                 11 => push(&mut infos, field.message()?, MAX_NAMES, "inputs", field.at)?,
                 _ => {}
             }
+        }
+        // They stand behind the graph: without them, the file is cut short.
+        if let Some(node) = graph.nodes.iter().find(|n| !domains.contains(&n.domain)) {
+            return Err(node.refused("and imports no version of its operators: is the file complete?"));
         }
         for info in infos {
             let name = named(info, 1)?;
@@ -230,12 +239,7 @@ impl<'a> Node<'a> {
                     let attribute = (named(body, 1)?, body);
                     push(&mut node.attributes, attribute, MAX_ATTRIBUTES, "attributes", field.at)?;
                 }
-                7 => {
-                    node.domain = match field.text()? {
-                        "ai.onnx" => "",
-                        domain => domain,
-                    }
-                }
+                7 => node.domain = domain(field.text()?),
                 _ => {}
             }
         }
@@ -350,6 +354,11 @@ impl<'a> Node<'a> {
         }
         Ok(value)
     }
+}
+
+/// A domain of operators; ONNX's own has two names.
+fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
 }
 
 /// The text in this field of a message; empty where there is none.
