@@ -1,6 +1,5 @@
 //! A store that now and then does not answer, before or after it has done what was asked.
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::{Interval, Timestamp};
@@ -87,6 +86,9 @@ impl<S: Store> Store for FlakyStore<S> {
     async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>> {
         self.inner.series().await
     }
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        self.inner.series_batches().await
+    }
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         self.flaky(self.inner.checkpoint(checkpoint)).await
     }
@@ -126,7 +128,7 @@ impl<S: Store> Store for FlakyStore<S> {
     async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
         self.inner.windows(interval).await
     }
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
         self.inner.commit_predictions(commit).await
     }
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -147,14 +149,34 @@ impl<S: Store> Store for FlakyStore<S> {
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
         self.inner.finish_publication(publication).await
     }
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         self.inner.predictions(schedule, interval).await
     }
     async fn reserve_model_set(&self) -> Result<i64> {
         self.inner.reserve_model_set().await
     }
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
-        self.inner.add_model_set(set, activate).await
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
+        self.inner.add_model_set(set, failures, activate).await
+    }
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        self.inner.active_model_set().await
+    }
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        self.inner.model_set(version).await
+    }
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        self.inner.model_failures(version).await
+    }
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        self.inner.pin_models(series, version, by).await
+    }
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        self.inner.model_pins().await
     }
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         self.inner.model_sets().await

@@ -86,7 +86,8 @@ pub fn window_schema() -> SchemaRef {
 /// Schema of predictions of one interval as the scorer hands them to the store, ascending by `series`.
 ///
 /// `value` is the first feature; `prediction` (0, or 1 = anomaly) and `decision` are NULL unless `status` is
-/// `scored`; `model` is the model's name, NULL for `no_model`; `window_version` is 0 where there is no window.
+/// `scored`; `model` is the model's name, NULL for `no_model`; `window_version` is 0 where there is no window;
+/// `model_set` is the set that scored a pinned series, NULL for the run's own.
 pub fn prediction_schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Arc::new(Schema::new(vec![
@@ -99,6 +100,8 @@ pub fn prediction_schema() -> SchemaRef {
             field("window_version", DataType::Int64, false),
             // The range of values the model calls normal, as text such as `10.01 … 14.18`; only for anomalies.
             field("normal_range", DataType::Utf8, true),
+            // The set that scored a pinned series; NULL is the run's own.
+            field("model_set", DataType::Int64, true),
         ]))
     });
     SCHEMA.clone()
@@ -123,6 +126,19 @@ pub fn published_schema() -> SchemaRef {
             field("window_version", DataType::Int64, false),
             field("run_id", DataType::Utf8, false),
             field("scored_at", timestamp_type(), false),
+            field("normal_range", DataType::Utf8, true),
+        ]))
+    });
+    SCHEMA.clone()
+}
+
+/// Schema of the names of all series, ascending by `id`.
+pub fn series_schema() -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+        Arc::new(Schema::new(vec![
+            field("id", DataType::UInt32, false),
+            field("device", DataType::Utf8, false),
+            field("sensor", DataType::Utf8, false),
         ]))
     });
     SCHEMA.clone()

@@ -8,6 +8,7 @@
 //! | [`service`] | plans, scores and publishes for as long as the process lives |
 //! | [`range`] | scores a range of intervals once and ends |
 //! | [`output`] | publication to blob storage |
+//! | [`predict`] | scores rows of a file with models of files |
 //! | [`models`], [`blobs`] | model sets and where they lie |
 
 mod backoff;
@@ -19,6 +20,7 @@ pub mod output;
 pub mod pickle;
 pub mod plan;
 mod planner;
+pub mod predict;
 pub mod range;
 pub mod readiness;
 pub mod service;

@@ -11,7 +11,7 @@
 use crate::models::{ModelSet, ranges_text};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Builder, Int64Builder, RecordBatch,
-    StringBuilder, StructArray, UInt32Array, UInt32Builder,
+    StringBuilder, StructArray, UInt32Array, UInt32Builder, new_null_array,
 };
 use arrow::compute::{SortOptions, sort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt32Type};
@@ -373,6 +373,7 @@ fn score_columns(table: &ScoringTable, input: &Input<'_>) -> Result<StructArray,
         Arc::new(model.finish()),
         Arc::new(version.finish()),
         Arc::new(normal.finish()),
+        new_null_array(&DataType::Int64, n), // every row by the run's own set
     ];
     Ok(StructArray::try_new(prediction_schema().fields().clone(), columns, None)?)
 }

@@ -14,6 +14,7 @@ use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, windows_covering};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_store::{NewRun, Outcome, Plan, RunCounts, RunFilter, RunRow, ScheduleRow, Store, StoreError};
+use futures::TryStreamExt;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -402,7 +403,8 @@ impl Range {
         let data_only = data_only(&self.schedule, interval, &runs);
         let features = self.shared.features(&self.schedule.spec.name).await?;
         let scored = score_interval(&self.shared, self.model_set, &features, interval, data_only).await?;
-        let stored = self.shared.store.predictions(&self.schedule.spec.name, interval).await?;
+        let stored: Vec<RecordBatch> =
+            self.shared.store.predictions(&self.schedule.spec.name, interval).await?.try_collect().await?;
         let mut before: HashMap<SeriesName, Label> = HashMap::new();
         for row in stored.iter().flat_map(rows::rows) {
             let label = (row.status.to_owned(), row.prediction);

@@ -2,6 +2,7 @@ use super::*;
 use crate::range::{RangeOptions, run_range_with};
 use crate::testing::*;
 use fleetscore_store::{CatchUp, NewRun, Outcome, Plan, RunFilter, SqliteStore, TaskClaim};
+use futures::TryStreamExt;
 use std::sync::atomic::AtomicI64;
 use std::time::Instant;
 
@@ -160,9 +161,12 @@ async fn a_range_is_scored_once_and_a_rerun_changes_nothing() {
     assert_eq!(report.unready.len(), 1);
     assert!(report.partly() && !report.failed() && report.unready[0].1.contains("watermark"));
     assert_eq!(blobs.list("predictions").await.unwrap().len(), 9);
-    let before = w.store.predictions("default", span(0, 1)).await.unwrap();
+    let stored = async || -> Vec<arrow::array::RecordBatch> {
+        w.store.predictions("default", span(0, 1)).await.unwrap().try_collect().await.unwrap()
+    };
+    let before = stored().await;
     go(&w, range(&w, 0, 8)).await.unwrap();
-    assert_eq!(w.store.predictions("default", span(0, 1)).await.unwrap(), before);
+    assert_eq!(stored().await, before);
     // Another set: 15 is normal there.
     let version = w.activate().await;
     let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 8) }).await.unwrap();
@@ -397,7 +401,8 @@ async fn predictions_equal_the_references_for_panes_and_for_windows_over_them() 
         until(name, async || store.runs(&filter).await.unwrap().len() == starts.len()).await;
         let mut got = Golden::new();
         for start in starts {
-            for batch in store.predictions(name, span(start, start + window)).await.unwrap() {
+            let mut batches = store.predictions(name, span(start, start + window)).await.unwrap();
+            while let Some(batch) = batches.try_next().await.unwrap() {
                 for row in crate::output::rows::rows(&batch).filter(|r| r.status == "scored") {
                     let key = (row.device.to_owned(), row.sensor.to_owned(), start);
                     got.insert(key, (row.prediction, row.decision.unwrap()));

@@ -220,11 +220,14 @@ impl World {
             refused: 1,
             origin: "import".into(),
             checksum: String::new(),
+            features: vec!["mean".into()],
             trained_on: None,
+            training_rows: None,
+            note: None,
             created_by: "test".into(),
             created_at: Timestamp(0),
         };
-        self.store.add_model_set(&set, true).await.unwrap();
+        self.store.add_model_set(&set, &[], true).await.unwrap();
         version
     }
 

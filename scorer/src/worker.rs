@@ -9,7 +9,7 @@ use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::window::Feature;
 use fleetscore_store::{
-    NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, Store, Task, TaskClaim,
+    Committed, NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, Store, Task, TaskClaim,
 };
 use futures::{StreamExt, TryStreamExt};
 use std::future::Future;
@@ -250,31 +250,25 @@ async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(Run
 async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCounts, RunState)>> {
     let features = shared.features(&task.schedule).await?;
     let scored = score_interval(shared, task.model_set, &features, task.interval, task.data_only).await?;
-    let (state, error) = verdict(&scored.counts, shared.options.error_threshold);
-    let counts = scored.counts;
-    let commit = PredictionCommit { task: task.clone(), predictions: scored.batches, counts, state, error };
-    match retried(|| shared.store.commit_predictions(&commit)).await? {
+    let verdict = |counts: &RunCounts| verdict(counts, shared.options.error_threshold);
+    let commit = || {
+        let batches = scored.batches.clone().into_iter().map(Ok); // columns are shared, not copied
+        let predictions = futures::stream::iter(batches).boxed();
+        shared.store.commit_predictions(PredictionCommit { task, predictions, verdict: &verdict })
+    };
+    match retried(commit).await? {
+        Committed::Done { counts, state, .. } => Ok(Some((counts, state))),
         // Below the floor of retention windows read as empty, and the commit left the predictions as they are.
-        Outcome::Done if counts.scored == 0 && skipped(shared, task).await => {
-            Ok(Some((RunCounts::default(), RunState::Skipped)))
-        }
-        Outcome::Done => Ok(Some((counts, state))),
-        Outcome::Fenced => Ok(None),
+        Committed::Frozen => Ok(Some((RunCounts::default(), RunState::Skipped))),
+        Committed::Fenced => Ok(None),
     }
 }
 
-/// Whether the run ended as skipped; only counted by, so that an error is a no.
-async fn skipped(shared: &Shared, task: &Task) -> bool {
-    let filter = RunFilter { run_ids: Some(vec![task.run_id]), ..RunFilter::default() };
-    let rows = shared.store.runs(&filter).await;
-    rows.is_ok_and(|rows| rows.iter().any(|r| r.state == RunState::Skipped))
-}
-
 /// Two transactions that met are simply tried again; everything else goes up.
-async fn retried<F, Fut>(call: F) -> Result<Outcome>
+async fn retried<F, Fut, T>(call: F) -> Result<T>
 where
     F: Fn() -> Fut,
-    Fut: Future<Output = fleetscore_store::Result<Outcome>>,
+    Fut: Future<Output = fleetscore_store::Result<T>>,
 {
     for pause in [2, 10, 50] {
         match call().await {

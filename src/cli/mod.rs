@@ -5,6 +5,7 @@ mod dead_letters;
 mod demo;
 mod migrate;
 mod models;
+mod predict;
 mod roles;
 mod run;
 mod runs;
@@ -63,6 +64,8 @@ enum Command {
     /// Import, train, list, activate and check model sets.
     #[command(subcommand)]
     Models(models::Command),
+    /// Score a CSV file with models straight from their files: no Kafka, no store.
+    Predict(predict::Args),
     /// A producer: readings from a CSV file or a simulated fleet.
     Send(send::Args),
     /// One reading statement over the store, in its own dialect.
@@ -109,6 +112,10 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    // One file in, one file out: neither settings nor servers, so none of what they need is set up.
+    if let Command::Predict(args) = &cli.command {
+        return exit::report(&predict::run(args));
+    }
     logging::start(cli.log_format, cli.command.level());
     exit::report(&run(cli))
 }
@@ -149,6 +156,7 @@ async fn dispatch(command: Command, context: Context) -> Outcome {
         Command::Score => roles::run(Roles::Score, &context).await,
         Command::Run(args) => run::run(args, &context).await,
         Command::Models(command) => models::run(command, &context).await,
+        Command::Predict(args) => predict::run(&args),
         Command::Send(args) => send::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,
         Command::Schedules(args) => schedules::run(&args, &context).await,

@@ -18,6 +18,7 @@ use fleetscore_scorer::models::{self, ModelSet};
 use fleetscore_scorer::output::rows::rows;
 use fleetscore_simulator::{Fault, Fleet};
 use fleetscore_store::{RunFilter, RunRow};
+use futures::TryStreamExt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -190,7 +191,8 @@ impl Watch {
     }
 
     async fn note(&mut self, run: &RunRow) -> Result<(), Fail> {
-        let batches = self.handles.store.predictions(&run.schedule, run.interval).await?;
+        let batches: Vec<_> =
+            self.handles.store.predictions(&run.schedule, run.interval).await?.try_collect().await?;
         let faults = self.feed.faults();
         let (mut scored, mut anomalies) = (Scored::default(), Vec::new());
         for row in batches.iter().flat_map(rows) {

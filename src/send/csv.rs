@@ -39,29 +39,39 @@ pub(crate) fn open(path: &Path) -> Result<CsvReadings<Box<dyn Read + Send>>, Fai
     CsvReadings::new(name, input)
 }
 
+/// The places of columns in a header, each by any of its names, in any case.
+///
+/// # Errors
+/// A user error naming the file where the header is empty or a column is missing.
+pub(crate) fn places(
+    file: &str,
+    headers: &csv::StringRecord,
+    wanted: &[&[&str]],
+) -> Result<Vec<usize>, Fail> {
+    if headers.iter().all(str::is_empty) {
+        return Err(Fail::user(format!(
+            "--csv: `{file}` has no first line; it names the columns device, sensor, ts and value"
+        )));
+    }
+    let column = |names: &&[&str]| {
+        let named = |h: &str| {
+            names.contains(&h.trim().trim_start_matches('\u{feff}').trim().to_ascii_lowercase().as_str())
+        };
+        headers.iter().position(named).ok_or_else(|| {
+            let there = headers.iter().collect::<Vec<_>>().join(", ");
+            Fail::user(format!("--csv: `{file}` has no column {} (it has {there})", names.join(" or ")))
+        })
+    };
+    wanted.iter().map(column).collect()
+}
+
 impl<R: Read> CsvReadings<R> {
     pub(crate) fn new(name: String, input: R) -> Result<Self, Fail> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
         let headers = reader.headers().map_err(|e| Fail::user(format!("--csv: `{name}`: {e}")))?.clone();
-        if headers.iter().all(str::is_empty) {
-            return Err(Fail::user(format!(
-                "--csv: `{name}` has no first line; it names the columns device, sensor, ts and value"
-            )));
-        }
-        let column = |names: &[&str]| {
-            let named =
-                |h: &str| names.contains(&h.trim_start_matches('\u{feff}').to_ascii_lowercase().as_str());
-            headers.iter().position(named).ok_or_else(|| {
-                let there = headers.iter().collect::<Vec<_>>().join(", ");
-                Fail::user(format!("--csv: `{name}` has no column {} (it has {there})", names.join(" or ")))
-            })
-        };
-        let columns = [
-            column(&["device"])?,
-            column(&["sensor"])?,
-            column(&["ts", "timestamp"])?,
-            column(&["value", "val"])?,
-        ];
+        let columns =
+            places(&name, &headers, &[&["device"], &["sensor"], &["ts", "timestamp"], &["value", "val"]])?;
+        let columns = columns.try_into().expect("four are asked for");
         Ok(Self { name, records: reader.into_records(), columns })
     }
 

@@ -1,6 +1,6 @@
 //! Between columns and rows: what the embedded stores read from the batches they are given, and build from their rows.
 
-use crate::{PredictionCommit, Result, RunCounts, StoreError};
+use crate::{PredictionStream, Result, RunCounts, StoreError};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Array, Int16Builder, Int64Array,
     Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
@@ -9,9 +9,10 @@ use arrow::array::{
 use arrow::datatypes::{Float64Type, Int16Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::{self, PaneKey, Partial};
-use fleetscore_schemas::status::{PredictionStatus, RunState};
+use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::time::Timestamp;
-use fleetscore_schemas::window::{prediction_schema, published_schema, window_schema};
+use fleetscore_schemas::window::{prediction_schema, published_schema, series_schema, window_schema};
+use futures::TryStreamExt;
 use std::sync::Arc;
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
@@ -98,19 +99,13 @@ pub(crate) struct PredictionRow {
     pub(crate) model: Option<String>,
     pub(crate) window_version: i64,
     pub(crate) normal_range: Option<String>,
+    /// The set of a pinned series.
+    pub(crate) model_set: Option<i64>,
 }
 
-/// What a commit below the floor of retention comes to: windows there read as empty, so its rows would say `no_data` of
-/// what was scored once. The run ends, and the predictions stay as they are.
-pub(crate) fn frozen(commit: &PredictionCommit) -> PredictionCommit {
-    PredictionCommit {
-        task: commit.task.clone(),
-        predictions: Vec::new(),
-        counts: RunCounts::default(),
-        state: RunState::Skipped,
-        error: Some("below the floor of retention: its predictions are frozen".to_owned()),
-    }
-}
+/// What the row of a run below the floor of retention says: windows there read as empty, so its rows would say
+/// `no_data` of what was scored once. The run ends, and the predictions stay as they are.
+pub(crate) const FROZEN: &str = "below the floor of retention: its predictions are frozen";
 
 /// Rows of the scorer's batches.
 ///
@@ -126,6 +121,7 @@ pub(crate) fn prediction_rows(batches: &[RecordBatch]) -> Result<Vec<PredictionR
         let (decision, status, model) =
             (f64s(batch, name(3))?, texts(batch, name(4))?, texts(batch, name(5))?);
         let (version, range) = (i64s(batch, name(6))?, texts(batch, name(7))?);
+        let model_set = i64s(batch, name(8))?;
         for i in 0..batch.num_rows() {
             let id = series.value(i);
             if rows.last().is_some_and(|r| r.series >= id) {
@@ -140,10 +136,35 @@ pub(crate) fn prediction_rows(batches: &[RecordBatch]) -> Result<Vec<PredictionR
                 model: text(model, i),
                 window_version: version.value(i),
                 normal_range: text(range, i),
+                model_set: cell(model_set.values(), model_set, i),
             });
         }
     }
     Ok(rows)
+}
+
+/// What became of the models.
+pub(crate) fn counts(rows: &[PredictionRow]) -> RunCounts {
+    let mut counts = RunCounts::default();
+    for row in rows {
+        match row.status {
+            PredictionStatus::Scored => {
+                counts.scored += 1;
+                counts.anomalies += i64::from(row.prediction == Some(1));
+            }
+            PredictionStatus::NoData => counts.no_data += 1,
+            PredictionStatus::NoModel => counts.no_model += 1,
+            PredictionStatus::ModelError => counts.model_error += 1,
+            PredictionStatus::InputInvalid => counts.input_invalid += 1,
+        }
+    }
+    counts
+}
+
+/// Rows of the whole stream.
+pub(crate) async fn collected(stream: PredictionStream<'_>) -> Result<Vec<PredictionRow>> {
+    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(StoreError::Source)?;
+    prediction_rows(&batches)
 }
 
 /// Builds batches of [`window_schema`].
@@ -187,6 +208,37 @@ impl WindowBuilder {
     }
 }
 
+/// Builds batches of [`series_schema`].
+#[derive(Debug, Default)]
+pub(crate) struct SeriesBuilder {
+    ids: UInt32Builder,
+    devices: StringBuilder,
+    sensors: StringBuilder,
+}
+
+impl SeriesBuilder {
+    pub(crate) fn push(&mut self, id: SeriesId, device: &str, sensor: &str) {
+        self.ids.append_value(id);
+        self.devices.append_value(device);
+        self.sensors.append_value(sensor);
+    }
+
+    /// How many rows it holds.
+    pub(crate) fn len(&self) -> usize {
+        arrow::array::ArrayBuilder::len(&self.ids)
+    }
+
+    /// The rows so far; empties the builder.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(self.ids.finish()),
+            Arc::new(self.devices.finish()),
+            Arc::new(self.sensors.finish()),
+        ];
+        Ok(RecordBatch::try_new(series_schema(), arrays)?)
+    }
+}
+
 /// One row of [`published_schema`], without what all rows of an interval share.
 #[derive(Debug, Clone)]
 pub(crate) struct PublishedRow<'a> {
@@ -202,6 +254,7 @@ pub(crate) struct PublishedRow<'a> {
     pub(crate) window_version: i64,
     pub(crate) run_id: &'a str,
     pub(crate) scored_at: Timestamp,
+    pub(crate) normal_range: Option<&'a str>,
 }
 
 /// Builds batches of [`published_schema`].
@@ -223,6 +276,7 @@ pub(crate) struct PublishedBuilder {
     versions: Int64Builder,
     run_ids: StringBuilder,
     scored: TimestampMicrosecondBuilder,
+    ranges: StringBuilder,
 }
 
 impl PublishedBuilder {
@@ -245,6 +299,7 @@ impl PublishedBuilder {
             versions: Int64Builder::new(),
             run_ids: StringBuilder::new(),
             scored: time(),
+            ranges: StringBuilder::new(),
         }
     }
 
@@ -263,6 +318,7 @@ impl PublishedBuilder {
         self.versions.append_value(row.window_version);
         self.run_ids.append_value(row.run_id);
         self.scored.append_value(row.scored_at.0);
+        self.ranges.append_option(row.normal_range);
     }
 
     pub(crate) fn finish(mut self) -> Result<RecordBatch> {
@@ -281,6 +337,7 @@ impl PublishedBuilder {
             Arc::new(self.versions.finish()),
             Arc::new(self.run_ids.finish()),
             Arc::new(self.scored.finish()),
+            Arc::new(self.ranges.finish()),
         ];
         Ok(RecordBatch::try_new(published_schema(), arrays)?)
     }

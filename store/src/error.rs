@@ -1,5 +1,6 @@
 //! Errors of a store, with their class.
 
+use crate::SourceError;
 use fleetscore_schemas::codes::{Classify, Domain};
 
 /// What a store returns.
@@ -61,6 +62,9 @@ pub enum StoreError {
         /// What was looked for.
         what: String,
     },
+    /// What was to be stored broke off before its end: nothing of it was written.
+    #[error("what was to be stored broke off: {0}")]
+    Source(#[source] SourceError),
     /// A user's statement failed.
     #[error("{message}")]
     Query {
@@ -87,12 +91,18 @@ impl Classify for StoreError {
         match self {
             Self::Unavailable { .. } | Self::Contended { .. } => Domain::External,
             Self::Internal { .. } => Domain::Internal,
+            // What is read from a store while another is written is judged as itself.
+            Self::Source(e) => e.downcast_ref::<Self>().map_or(Domain::Internal, Self::domain),
             _ => Domain::User,
         }
     }
 
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
+        match self {
+            Self::Unavailable { .. } | Self::Contended { .. } => true,
+            Self::Source(e) => e.downcast_ref::<Self>().is_some_and(Self::is_transient),
+            _ => false,
+        }
     }
 }
 

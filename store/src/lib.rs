@@ -105,6 +105,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Names of all series, ascending by id.
     async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>>;
 
+    /// The same as columns of [`fleetscore_schemas::window::series_schema`], ascending by id, from one snapshot.
+    async fn series_batches(&self) -> Result<BatchStream<'_>>;
+
     /// The transaction everything rests on: moves positions under the fence, merges deltas, logs the changed panes,
     /// stores dead letters and losses, marks replayed dead letters. All or nothing.
     ///
@@ -170,11 +173,17 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// [`fleetscore_schemas::window::window_schema`].
     async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>>;
 
-    /// Replaces the interval's predictions of the task's run by these (columns of
-    /// [`fleetscore_schemas::window::prediction_schema`], ascending by series) and ends the run. The first statement
-    /// is the fence. A row that would not change keeps its run and time; if any row changed, the interval becomes due
-    /// for publication.
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome>;
+    /// Replaces the interval's predictions by these, as they come, and ends the task's run, in one transaction whose
+    /// first statement is the fence; never the whole interval in memory. A row that would not change keeps its run
+    /// and time; if any row changed, the interval becomes due for publication. A stored row carries the model set of
+    /// its prediction, or the task's where that is NULL.
+    ///
+    /// The floor of retention is judged after the stream's end, so that windows may be read while this writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Source`] with the stream's own error where that broke off: nothing is written, and the task is
+    /// still its holder's.
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed>;
 
     /// Gives a task back after a failed attempt: open again, or its run ends as failed.
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome>;
@@ -198,20 +207,40 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Notes that the snapshot read at or after the claim is published.
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome>;
 
-    /// Current predictions of one interval from one snapshot, ordered by device and sensor; the columns of
-    /// [`fleetscore_schemas::window::published_schema`].
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>>;
+    /// Current predictions of one interval from one snapshot, ordered by device and sensor, in batches of at most
+    /// 8192 rows; the columns of [`fleetscore_schemas::window::published_schema`].
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>>;
 
     // --- model sets ---------------------------------------------------------------------------------------------
 
     /// A new version number, never given twice.
     async fn reserve_model_set(&self) -> Result<i64>;
 
-    /// Adds a complete model set, and activates it in the same transaction if asked.
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()>;
+    /// Adds a complete model set with what was refused on the way, and activates it in the same transaction if asked.
+    /// The same call again, after its answer was lost, does nothing.
+    async fn add_model_set(&self, set: &ModelSetRow, failures: &[ModelFailure], activate: bool)
+    -> Result<()>;
 
     /// All model sets, newest first.
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>>;
+
+    /// The active model set. One look-up: asked for before every run.
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>>;
+
+    /// The model set of this version.
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>>;
+
+    /// What was refused when the set was made, in the order in which it was given.
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>>;
+
+    /// Pins series to a set, in place of what they are pinned to; `None` unpins them.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a set or a series that does not exist: nothing is pinned.
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()>;
+
+    /// All pins, ascending by series.
+    async fn model_pins(&self) -> Result<Vec<ModelPin>>;
 
     /// Makes a set the active one. One update.
     ///

@@ -6,6 +6,8 @@ use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::{Edges, Interval, PaneGrid, Timestamp};
 use fleetscore_schemas::window::Feature;
+use fleetscore_schemas::{SeriesId, SeriesName};
+use futures::stream::BoxStream;
 use uuid::Uuid;
 
 /// Which implementation a store is.
@@ -490,19 +492,46 @@ pub struct Task {
     pub worker: String,
 }
 
-/// The end of a task.
-#[derive(Debug, Clone)]
-pub struct PredictionCommit {
+/// Why what was to be stored broke off before its end; handed through as it is.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Predictions of one interval, columns of [`fleetscore_schemas::window::prediction_schema`], ascending by series over
+/// all batches.
+pub type PredictionStream<'a> = BoxStream<'a, std::result::Result<RecordBatch, SourceError>>;
+
+/// The end of a task: its predictions as they come, and how its run ends.
+pub struct PredictionCommit<'a> {
     /// The task, with its fence.
-    pub task: Task,
+    pub task: &'a Task,
     /// Predictions, ascending by series.
-    pub predictions: Vec<RecordBatch>,
-    /// What became of the models.
-    pub counts: RunCounts,
-    /// `succeeded`, `partial`, or `failed` (thresholds); predictions are stored in every case.
-    pub state: RunState,
-    /// What went wrong, summarised.
-    pub error: Option<String>,
+    pub predictions: PredictionStream<'a>,
+    /// How the run ends and what its row says, from what became of the models. Predictions are stored in every case.
+    pub verdict: &'a (dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
+}
+
+impl std::fmt::Debug for PredictionCommit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PredictionCommit").field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+/// What came of a commit of predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Committed {
+    /// They are stored, and the run has ended.
+    Done {
+        /// What became of the models, counted from the rows.
+        counts: RunCounts,
+        /// How the run ended.
+        state: RunState,
+        /// Whether any row differs from what was stored: the interval is due for publication.
+        changed: bool,
+    },
+    /// The interval lies below the floor of retention: predictions stay as they are, the run ended as skipped.
+    Frozen,
+    /// Somebody else owns it now: nothing was written.
+    Fenced,
 }
 
 /// A leased publication of one interval.
@@ -537,12 +566,42 @@ pub struct ModelSetRow {
     pub origin: String,
     /// SHA-256 of its parts, hex.
     pub checksum: String,
+    /// Window columns its models take, in their order.
+    pub features: Vec<String>,
     /// The range of windows it was trained on, where that is known.
     pub trained_on: Option<Interval>,
+    /// Number of windows it was trained on, where that is known.
+    pub training_rows: Option<i64>,
+    /// What its maker wants to be remembered.
+    pub note: Option<String>,
     /// Who made it.
     pub created_by: String,
     /// When, by the store's clock (set by the store).
     pub created_at: Timestamp,
+}
+
+/// A model that was refused at import or could not be trained.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelFailure {
+    /// The series it is for, where that is known.
+    pub series: Option<SeriesName>,
+    /// Where it came from: a file, a row, `train`.
+    pub source: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A series that is scored by one set whichever is active.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPin {
+    /// The series.
+    pub series: SeriesId,
+    /// The set.
+    pub version: i64,
+    /// Who pinned it.
+    pub pinned_by: String,
+    /// When, by the store's clock.
+    pub pinned_at: Timestamp,
 }
 
 /// One value of a query's result.

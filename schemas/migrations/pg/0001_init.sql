@@ -210,10 +210,30 @@ CREATE TABLE model_set_data (
     refused      bigint NOT NULL,
     origin       text NOT NULL,
     checksum     text NOT NULL,
+    features     text[] NOT NULL DEFAULT '{}',
     trained_from timestamptz,
     trained_to   timestamptz,
+    training_rows bigint,
+    note         text,
     created_by   text NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+-- What was refused when the set was made.
+CREATE TABLE model_failure_data (
+    version bigint NOT NULL REFERENCES model_set_data,
+    number  bigint NOT NULL,
+    device  text COLLATE "C",
+    sensor  text COLLATE "C",
+    source  text NOT NULL,
+    reason  text NOT NULL,
+    PRIMARY KEY (version, number)
+);
+-- Series that are scored by one set whichever is active.
+CREATE TABLE model_pin_data (
+    series_id integer PRIMARY KEY REFERENCES series_data,
+    version   bigint NOT NULL REFERENCES model_set_data,
+    pinned_by text NOT NULL,
+    pinned_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 -- The active set is that of the newest activation that was not undone; a rollback undoes one.
 CREATE TABLE model_set_activation_data (
@@ -315,5 +335,13 @@ CREATE VIEW model_sets AS
 SELECT m.version, m.path,
     m.version IS NOT DISTINCT FROM (
         SELECT a.version FROM model_set_activation_data a WHERE a.undone_at IS NULL ORDER BY a.id DESC LIMIT 1) AS active,
-    m.models, m.refused, m.origin, m.checksum, m.trained_from, m.trained_to, m.created_by, m.created_at
+    m.models, m.refused, m.origin, m.checksum, m.trained_from, m.trained_to, m.created_by, m.created_at,
+    m.features, m.training_rows, m.note
 FROM model_set_data m;
+
+CREATE VIEW model_failures AS
+SELECT version AS model_set, device, sensor, source, reason FROM model_failure_data;
+
+CREATE VIEW model_pins AS
+SELECT n.device, n.sensor, p.version AS model_set, p.pinned_by, p.pinned_at
+FROM model_pin_data p JOIN series_data n ON n.id = p.series_id;

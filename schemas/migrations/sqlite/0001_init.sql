@@ -207,10 +207,30 @@ CREATE TABLE model_set_data (
     refused      INTEGER NOT NULL,
     origin       TEXT NOT NULL,
     checksum     TEXT NOT NULL,
+    features     TEXT NOT NULL DEFAULT '',
     trained_from INTEGER,
     trained_to   INTEGER,
+    training_rows INTEGER,
+    note         TEXT,
     created_by   TEXT NOT NULL,
     created_at   INTEGER NOT NULL
+);
+-- What was refused when the set was made.
+CREATE TABLE model_failure_data (
+    version INTEGER NOT NULL REFERENCES model_set_data,
+    number  INTEGER NOT NULL,
+    device  TEXT,
+    sensor  TEXT,
+    source  TEXT NOT NULL,
+    reason  TEXT NOT NULL,
+    PRIMARY KEY (version, number)
+) WITHOUT ROWID;
+-- Series that are scored by one set whichever is active.
+CREATE TABLE model_pin_data (
+    series_id INTEGER PRIMARY KEY REFERENCES series_data,
+    version   INTEGER NOT NULL REFERENCES model_set_data,
+    pinned_by TEXT NOT NULL,
+    pinned_at INTEGER NOT NULL
 );
 -- The active set is that of the newest activation that was not undone; a rollback undoes one.
 CREATE TABLE model_set_activation_data (
@@ -365,5 +385,15 @@ SELECT m.version, m.path,
     strftime('%Y-%m-%dT%H:%M:%S.000000Z', m.trained_to / 1000000, 'unixepoch') AS trained_to,
     m.created_by,
     strftime('%Y-%m-%dT%H:%M:%S', m.created_at / 1000000, 'unixepoch') || printf('.%06dZ', m.created_at % 1000000)
-        AS created_at
+        AS created_at,
+    m.features, m.training_rows, m.note
 FROM model_set_data m;
+
+CREATE VIEW model_failures AS
+SELECT version AS model_set, device, sensor, source, reason FROM model_failure_data;
+
+CREATE VIEW model_pins AS
+SELECT n.device, n.sensor, p.version AS model_set, p.pinned_by,
+    strftime('%Y-%m-%dT%H:%M:%S', p.pinned_at / 1000000, 'unixepoch') || printf('.%06dZ', p.pinned_at % 1000000)
+        AS pinned_at
+FROM model_pin_data p JOIN series_data n ON n.id = p.series_id;

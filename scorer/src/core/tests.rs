@@ -4,6 +4,7 @@ use crate::testing::*;
 use fleetscore_schemas::status::RunCause::{self, *};
 use fleetscore_schemas::status::RunState::{self, *};
 use fleetscore_store::{CatchUp, RunFilter, ScheduleSpec};
+use futures::TryStreamExt;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -134,8 +135,9 @@ async fn late_data_in_a_gap_or_before_the_first_get_a_run_of_their_own() {
             of(9, Schedule, false),
         ]
     );
-    let rows: usize =
-        w.store.predictions("default", span(7, 8)).await.unwrap().iter().map(|b| b.num_rows()).sum();
+    let batches: Vec<_> =
+        w.store.predictions("default", span(7, 8)).await.unwrap().try_collect().await.unwrap();
+    let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
     assert_eq!(rows, 1, "rows only for series with data");
     // A rescore of such an interval keeps to that.
     w.send(0, &[(7, 1, 1.0)], Some(at(10)), false).await;

@@ -13,7 +13,7 @@ mod format;
 mod import;
 mod naming;
 mod registry;
-mod sources;
+pub(crate) mod sources;
 mod train;
 
 pub use error::{ModelError, Result};

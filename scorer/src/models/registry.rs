@@ -88,11 +88,14 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, mut new: NewSet) -> Re
         refused: refused as i64,
         origin: new.origin.into(),
         checksum: manifest.checksum,
+        features: manifest.features,
         trained_on: new.trained_on,
+        training_rows: None,
+        note: None,
         created_by: new.created_by,
         created_at,
     };
-    store.add_model_set(&row, new.activate).await?;
+    store.add_model_set(&row, &[], new.activate).await?;
     Ok(version)
 }
 

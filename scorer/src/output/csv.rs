@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use fleetscore_schemas::time::Timestamp;
 
 /// The header. `TS` is the start of the window, UTC.
-pub const HEADER: [&str; 13] = [
+pub const HEADER: [&str; 14] = [
     "TS",
     "Device",
     "Sensor",
@@ -19,6 +19,7 @@ pub const HEADER: [&str; 13] = [
     "window_version",
     "run_id",
     "scored_at",
+    "normal_range",
 ];
 
 /// The file: `TS` and `window_end` as `2018-08-28 23:00:05.000`, floats with as many digits as they need to be read back
@@ -35,7 +36,7 @@ pub fn encode(batches: &[RecordBatch]) -> Result<Vec<u8>, ::csv::Error> {
     out.into_inner().map_err(|e| ::csv::Error::from(e.into_error()))
 }
 
-fn record(row: &Row<'_>) -> [String; 13] {
+fn record(row: &Row<'_>) -> [String; 14] {
     let float = |v: Option<f64>| v.map(|v| format!("{v:?}")).unwrap_or_default();
     let integer = |v: Option<i64>| v.map(|v| v.to_string()).unwrap_or_default();
     [
@@ -52,6 +53,7 @@ fn record(row: &Row<'_>) -> [String; 13] {
         row.window_version.to_string(),
         row.run_id.to_owned(),
         row.scored_at.to_rfc3339(),
+        row.normal_range.unwrap_or_default().to_owned(),
     ]
 }
 

@@ -7,10 +7,12 @@
 use super::rows::{Counts, summarise};
 use super::{csv, parquet};
 use crate::blobs::{BlobError, Blobs};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_store::{Outcome, Publication, Store, StoreError};
+use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use serde::{Deserialize, Serialize};
@@ -150,7 +152,8 @@ pub async fn publish(
             None => return Ok(Published::Fenced),
         }
     }
-    let batches = store.predictions(&publication.schedule, publication.interval).await?;
+    let batches: Vec<RecordBatch> =
+        store.predictions(&publication.schedule, publication.interval).await?.try_collect().await?;
     let (schedule, interval, fence) = (publication.schedule.clone(), publication.interval, publication.fence);
     let encoded = tokio::task::spawn_blocking(move || encode(&schedule, interval, fence, &batches));
     let files = encoded.await.map_err(|e| PublishError::Encode(e.to_string()))??;
@@ -176,7 +179,7 @@ fn encode(
     schedule: &str,
     interval: Interval,
     fence: i64,
-    batches: &[arrow::array::RecordBatch],
+    batches: &[RecordBatch],
 ) -> Result<Files, PublishError> {
     let bug = |e: &dyn std::fmt::Display| PublishError::Encode(e.to_string());
     let mut objects: Vec<(&'static str, Bytes)> = vec![

@@ -88,7 +88,7 @@ async fn three_objects_say_the_same() {
 }
 
 const HEADER_LINE: &str = "TS,Device,Sensor,Val,Prediction,decision,status,model_set,model,window_end,\
-                           window_version,run_id,scored_at";
+                           window_version,run_id,scored_at,normal_range";
 
 #[tokio::test]
 async fn a_republished_interval_is_replaced_whole_and_the_same_rows_give_the_same_bytes() {

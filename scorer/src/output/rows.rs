@@ -36,6 +36,8 @@ pub struct Row<'a> {
     pub run_id: &'a str,
     /// When.
     pub scored_at: Timestamp,
+    /// The range of values that would have been normal, for an anomaly.
+    pub normal_range: Option<&'a str>,
 }
 
 /// Rows of a batch with the columns of [`published_schema`].
@@ -50,7 +52,7 @@ pub fn rows(batch: &RecordBatch) -> impl Iterator<Item = Row<'_>> {
     let long = |c: usize| batch.column(c).as_primitive::<Int64Type>();
     let (start, end, scored_at) = (time(1), time(2), time(13));
     let (device, sensor, status, model, run_id) = (text(3), text(4), text(8), text(10), text(12));
-    let (value, decision) = (float(5), float(7));
+    let (value, decision, range) = (float(5), float(7), text(14));
     let prediction = batch.column(6).as_primitive::<Int16Type>();
     let (model_set, version) = (long(9), long(11));
     (0..batch.num_rows()).map(move |i| Row {
@@ -67,6 +69,7 @@ pub fn rows(batch: &RecordBatch) -> impl Iterator<Item = Row<'_>> {
         window_version: version.value(i),
         run_id: run_id.value(i),
         scored_at: Timestamp(scored_at.value(i)),
+        normal_range: range.is_valid(i).then(|| range.value(i)),
     })
 }
 

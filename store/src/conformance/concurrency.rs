@@ -115,9 +115,8 @@ async fn many_workers_share_the_tasks(store: Arc<dyn Store>) {
                 let claim = TaskClaim { worker: format!("w{i}"), lease_us: LONG, run_ids: None };
                 let mut mine = Vec::new();
                 while let Some(task) = super::patiently!(store.claim_task(&claim)) {
-                    let commit = commit_of(&task, &[]);
-                    let outcome = super::patiently!(store.commit_predictions(&commit));
-                    assert_eq!(outcome, Outcome::Done, "nobody else has it");
+                    let committed = super::patiently!(commit_rows(&*store, &task, &[]));
+                    assert_eq!(committed, done(&[], false), "nobody else has it");
                     mine.push(task.run_id);
                 }
                 mine

@@ -12,7 +12,7 @@ use fleetscore_schemas::delta::{self, Partial};
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Edges;
 use fleetscore_schemas::window::{Feature, prediction_schema};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 
 /// One minute: the pane of most promises.
@@ -267,30 +267,52 @@ pub(super) fn predictions(rows: &[Scored]) -> RecordBatch {
         Arc::new(
             rows.iter().map(|r| (anomaly(r) == Some(1)).then_some("10.01 … 14.18")).collect::<StringArray>(),
         ),
+        Arc::new(Int64Array::from(vec![None; rows.len()])),
     ];
     RecordBatch::try_new(prediction_schema(), columns).unwrap()
 }
 
-pub(super) fn commit_of(task: &Task, rows: &[Scored]) -> PredictionCommit {
+/// What became of the models of these rows.
+pub(super) fn counts_of(rows: &[Scored]) -> RunCounts {
     let count = |f: &dyn Fn(&Scored) -> bool| rows.iter().filter(|r| f(r)).count() as i64;
-    PredictionCommit {
-        task: task.clone(),
-        predictions: vec![predictions(rows)],
-        counts: RunCounts {
-            scored: count(&|r| r.1.is_some()),
-            anomalies: count(&|r| r.1.is_some_and(|d| d <= 0.0)),
-            no_data: count(&|r| r.1.is_none()),
-            ..RunCounts::default()
-        },
-        state: RunState::Succeeded,
-        error: None,
+    RunCounts {
+        scored: count(&|r| r.1.is_some()),
+        anomalies: count(&|r| r.1.is_some_and(|d| d <= 0.0)),
+        no_data: count(&|r| r.1.is_none()),
+        ..RunCounts::default()
     }
+}
+
+/// Commits batches as they are.
+pub(super) async fn commit_batches(
+    store: &dyn Store,
+    task: &Task,
+    batches: Vec<std::result::Result<RecordBatch, SourceError>>,
+    verdict: &(dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
+) -> Result<Committed> {
+    let predictions = futures::stream::iter(batches).boxed();
+    store.commit_predictions(PredictionCommit { task, predictions, verdict }).await
+}
+
+/// Commits rows as the end of a run that succeeded.
+pub(super) async fn commit_rows(store: &dyn Store, task: &Task, rows: &[Scored]) -> Result<Committed> {
+    commit_batches(store, task, vec![Ok(predictions(rows))], &|_| (RunState::Succeeded, None)).await
+}
+
+/// What a commit comes to that is neither frozen nor fenced.
+pub(super) fn done(rows: &[Scored], changed: bool) -> Committed {
+    Committed::Done { counts: counts_of(rows), state: RunState::Succeeded, changed }
+}
+
+pub(super) fn is_done(committed: &Committed) -> bool {
+    matches!(committed, Committed::Done { .. })
 }
 
 /// Scores an interval: a run of its own, these predictions.
 pub(super) async fn score(store: &dyn Store, schedule: &str, interval: Interval, rows: &[Scored]) -> Task {
     let task = task(store, schedule, interval, 1).await;
-    assert_eq!(store.commit_predictions(&commit_of(&task, rows)).await.unwrap(), Outcome::Done);
+    let committed = commit_rows(store, &task, rows).await.unwrap();
+    assert!(is_done(&committed), "{committed:?}");
     task
 }
 
@@ -306,11 +328,16 @@ pub(super) struct Row {
     pub(super) scored_at: i64,
 }
 
+/// All batches of a stream.
+pub(super) async fn batches(stream: Result<BatchStream<'_>>) -> Vec<RecordBatch> {
+    stream.unwrap().try_collect().await.unwrap()
+}
+
 pub(super) async fn published(store: &dyn Store, schedule: &str, interval: Interval) -> Vec<Row> {
     use arrow::array::Array;
     use arrow::datatypes::TimestampMicrosecondType as Micros;
     let mut rows = Vec::new();
-    for b in store.predictions(schedule, interval).await.unwrap() {
+    for b in batches(store.predictions(schedule, interval).await).await {
         assert_eq!(b.schema(), fleetscore_schemas::window::published_schema());
         let column = |name: &str| b.column_by_name(name).unwrap();
         let text = |name: &str, i: usize| column(name).as_string::<i32>().value(i).to_owned();

@@ -21,7 +21,10 @@ fn set(version: i64) -> ModelSetRow {
         refused: 1,
         origin: "import".into(),
         checksum: "00ff".into(),
+        features: vec!["mean".into(), "stddev".into()],
         trained_on: (version % 2 == 0).then(|| span(0, 60)),
+        training_rows: (version % 2 == 0).then_some(60),
+        note: (version % 2 == 1).then(|| "a \u{1f600} set".into()),
         created_by: "someone".into(),
         created_at: Timestamp(0),
     }
@@ -37,8 +40,8 @@ async fn a_model_set_is_listed_as_it_was_added(store: Arc<dyn Store>) {
         (store.reserve_model_set().await.unwrap(), store.reserve_model_set().await.unwrap());
     assert!(second > first);
     let now = store.now().await.unwrap();
-    store.add_model_set(&set(first), false).await.unwrap();
-    store.add_model_set(&set(second), true).await.unwrap();
+    store.add_model_set(&set(first), &[], false).await.unwrap();
+    store.add_model_set(&set(second), &[], true).await.unwrap();
     let rows = store.model_sets().await.unwrap();
     assert_eq!(rows.iter().map(|r| r.version).collect::<Vec<_>>(), [second, first], "newest first");
     for row in rows {
@@ -51,7 +54,7 @@ async fn a_model_set_is_listed_as_it_was_added(store: Arc<dyn Store>) {
 
 async fn one_model_set_is_active(store: Arc<dyn Store>) {
     for version in 1..=3 {
-        store.add_model_set(&set(version), false).await.unwrap();
+        store.add_model_set(&set(version), &[], false).await.unwrap();
         assert!(active(&*store).await.is_empty(), "adding does not activate");
     }
     for version in [2, 3, 3, 1] {
@@ -65,16 +68,16 @@ async fn one_model_set_is_active(store: Arc<dyn Store>) {
 
 async fn rollback_goes_back_step_by_step(store: Arc<dyn Store>) {
     assert_eq!(store.rollback_model_set().await.unwrap(), None);
-    store.add_model_set(&set(1), true).await.unwrap();
+    store.add_model_set(&set(1), &[], true).await.unwrap();
     assert_eq!(store.rollback_model_set().await.unwrap(), None, "nothing was active before the first");
     assert_eq!(active(&*store).await, [1]);
-    store.add_model_set(&set(2), true).await.unwrap();
-    store.add_model_set(&set(3), true).await.unwrap();
+    store.add_model_set(&set(2), &[], true).await.unwrap();
+    store.add_model_set(&set(3), &[], true).await.unwrap();
     store.activate_model_set(3).await.unwrap();
     assert_eq!(store.model_set_before().await.unwrap(), Some(2));
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "activating again was no step");
     assert_eq!(active(&*store).await, [2]);
-    store.add_model_set(&set(4), true).await.unwrap();
+    store.add_model_set(&set(4), &[], true).await.unwrap();
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "3 was taken back");
     assert_eq!(store.rollback_model_set().await.unwrap(), Some(1));
     assert_eq!(store.model_set_before().await.unwrap(), None);
@@ -96,16 +99,16 @@ async fn a_version_is_reserved_once(store: Arc<dyn Store>) {
     assert!(versions.first().is_some_and(|v| *v > 0));
     // A restored folder may bring a set of its own number.
     let last = versions.last().unwrap() + 5;
-    store.add_model_set(&set(last), true).await.unwrap();
+    store.add_model_set(&set(last), &[], true).await.unwrap();
     assert!(store.reserve_model_set().await.unwrap() > last, "never the number of a set that exists");
 }
 
 async fn adding_again_after_a_lost_answer_is_no_error(store: Arc<dyn Store>) {
-    store.add_model_set(&set(1), true).await.unwrap();
-    store.add_model_set(&set(1), true).await.unwrap();
+    store.add_model_set(&set(1), &[], true).await.unwrap();
+    store.add_model_set(&set(1), &[], true).await.unwrap();
     assert_eq!(store.model_sets().await.unwrap().len(), 1);
     assert_eq!(store.rollback_model_set().await.unwrap(), None, "it was activated once");
     let other = ModelSetRow { path: "models/1-ffff".into(), ..set(1) };
-    assert!(store.add_model_set(&other, true).await.is_err(), "another set of the same number is");
+    assert!(store.add_model_set(&other, &[], true).await.is_err(), "another set of the same number is");
     assert_eq!(store.model_sets().await.unwrap()[0].path, set(1).path);
 }

@@ -306,15 +306,15 @@ async fn an_open_run_can_be_cancelled(store: Arc<dyn Store>) {
     assert!(row.state == RunState::Cancelled && row.finished_at.is_some());
     // Whoever works on it finds out.
     assert_eq!(store.renew_task(&task, LONG).await.unwrap(), Outcome::Fenced);
-    let commit = commit_of(&task, &[(s.series[0], Some(1.0), 1)]);
-    assert_eq!(store.commit_predictions(&commit).await.unwrap(), Outcome::Fenced);
+    let rows = [(s.series[0], Some(1.0), 1)];
+    assert_eq!(commit_rows(&*store, &task, &rows).await.unwrap(), Committed::Fenced);
     assert_eq!(store.fail_task(&task, "late", true).await.unwrap(), Outcome::Fenced);
     assert_eq!(run_row(&*store, task.run_id).await, row);
     assert!(published(&*store, "default", span(0, 1)).await.is_empty());
     assert!(claim_any(&*store, LONG).await.is_none());
     // Also when the interval has a new run that nobody has claimed yet.
     let next = open_runs(&*store, vec![new_run("default", span(0, 1), Some(1))]).await[0];
-    assert_eq!(store.commit_predictions(&commit).await.unwrap(), Outcome::Fenced);
+    assert_eq!(commit_rows(&*store, &task, &rows).await.unwrap(), Committed::Fenced);
     assert_eq!(store.renew_task(&task, LONG).await.unwrap(), Outcome::Fenced);
     assert_eq!(store.fail_task(&task, "late", true).await.unwrap(), Outcome::Fenced);
     assert_eq!(run_row(&*store, task.run_id).await, row);

@@ -77,10 +77,15 @@ async fn a_commit_stores_predictions_and_ends_the_run(store: Arc<dyn Store>) {
     let (a, b, c) = (s.series[0], s.series[1], s.series[2]);
     let before = store.now().await.unwrap();
     let task = task(store, "default", span(0, 1), 7).await;
-    let mut commit = commit_of(&task, &[(a, Some(0.25), 3), (b, Some(-1.0 / 3.0), 1), (c, None, 0)]);
-    commit.state = RunState::Partial;
-    commit.error = Some("1 of 3 models refused".into());
-    assert_eq!(store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    let scored = [(a, Some(0.25), 3), (b, Some(-1.0 / 3.0), 1), (c, None, 0)];
+    let counts = counts_of(&scored);
+    let verdict = |got: &RunCounts| {
+        assert_eq!(*got, counts, "counted as they passed");
+        (RunState::Partial, Some("1 of 3 models refused".to_owned()))
+    };
+    let commit = async || commit_batches(store, &task, vec![Ok(predictions(&scored))], &verdict).await;
+    let wanted = Committed::Done { counts, state: RunState::Partial, changed: true };
+    assert_eq!(commit().await.unwrap(), wanted);
     let rows = published(store, "default", span(0, 1)).await;
     let row = |device: &str, decision, status: &str, window_version| Row {
         device: device.into(),
@@ -98,18 +103,14 @@ async fn a_commit_stores_predictions_and_ends_the_run(store: Arc<dyn Store>) {
     ];
     assert_eq!(rows, wanted);
     assert!(before.0 <= rows[0].scored_at && rows[0].scored_at <= store.now().await.unwrap().0);
-    let batches = store.predictions("default", span(0, 1)).await.unwrap();
-    let text = arrow_text(&batches);
+    let text = arrow_text(&batches(store.predictions("default", span(0, 1)).await).await);
     assert!(text.contains("model_") && text.contains("20.25"), "the model's name and the value: {text}");
+    assert!(text.contains("10.01 … 14.18"), "what would have been normal: {text}");
     let run = run_row(store, task.run_id).await;
-    assert_eq!((run.state, run.counts), (RunState::Partial, commit.counts));
+    assert_eq!((run.state, run.counts), (RunState::Partial, counts));
     assert_eq!(run.error.as_deref(), Some("1 of 3 models refused"));
     assert!(run.started_at <= run.finished_at && run.finished_at.is_some());
-    assert_eq!(
-        store.commit_predictions(&commit).await.unwrap(),
-        Outcome::Fenced,
-        "a retry after a lost answer"
-    );
+    assert_eq!(commit().await.unwrap(), Committed::Fenced, "a retry after a lost answer");
     assert_eq!(published(store, "default", span(0, 1)).await, rows);
 }
 
@@ -181,7 +182,7 @@ async fn only_rows_that_change_move(store: Arc<dyn Store>) {
     // Another model set is another prediction, though the numbers are the same.
     let task = task(store, "default", span(0, 1), 2).await;
     let same = [(a, Some(0.5), 1), (b, Some(0.5), 1), (c, Some(1.0), 1), (d, Some(0.5), 5)];
-    assert_eq!(store.commit_predictions(&commit_of(&task, &same)).await.unwrap(), Outcome::Done);
+    assert!(is_done(&commit_rows(&*store, &task, &same).await.unwrap()));
     assert!(published(store, "default", span(0, 1)).await.iter().all(|r| r.model_set == Some(2)));
 }
 
@@ -248,10 +249,9 @@ async fn a_failed_run_keeps_its_predictions(store: Arc<dyn Store>) {
     let s = stream(store, 1).await;
     s.store.put_schedule(&schedule("default", 1)).await.unwrap();
     let task = task(&*s.store, "default", span(0, 1), 1).await;
-    let mut commit = commit_of(&task, &[(s.series[0], Some(0.5), 1)]);
-    commit.state = RunState::Failed;
-    commit.error = Some("too many models failed".into());
-    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    let batch = predictions(&[(s.series[0], Some(0.5), 1)]);
+    let failed = |_: &RunCounts| (RunState::Failed, Some("too many models failed".to_owned()));
+    assert!(is_done(&commit_batches(&*s.store, &task, vec![Ok(batch)], &failed).await.unwrap()));
     assert_eq!(published(&*s.store, "default", span(0, 1)).await.len(), 1);
     assert_eq!(run_row(&*s.store, task.run_id).await.state, RunState::Failed);
     open_runs(&*s.store, vec![new_run("default", span(0, 1), Some(1))]).await;

@@ -83,11 +83,11 @@ async fn a_run_that_comes_too_late_leaves_frozen_predictions(store: Arc<dyn Stor
     // Opened before the floor rose, scored after it: all it sees is an empty window.
     let task = task(&*s.store, "default", span(1, 2), 7).await;
     s.store.retain_from(at(2)).await.unwrap();
-    let commit = commit_of(&task, &[(a, None, 0)]);
-    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    let rows = [(a, None, 0)];
+    assert_eq!(commit_rows(&*s.store, &task, &rows).await.unwrap(), Committed::Frozen);
     assert_eq!(published(&*s.store, "default", span(1, 2)).await, before);
     let run = run_row(&*s.store, task.run_id).await;
     assert_eq!((run.state, run.counts), (RunState::Skipped, RunCounts::default()));
     assert!(run.error.is_some_and(|e| e.contains("frozen")));
-    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Fenced, "it is over");
+    assert_eq!(commit_rows(&*s.store, &task, &rows).await.unwrap(), Committed::Fenced, "it is over");
 }

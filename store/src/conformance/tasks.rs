@@ -76,10 +76,10 @@ async fn an_expired_lease_is_taken_over_and_its_holder_fenced(store: Arc<dyn Sto
     let started = run_row(&*store, task.run_id).await.started_at;
     assert_eq!(store.renew_task(&paused, LONG).await.unwrap(), Outcome::Fenced);
     assert_eq!(store.fail_task(&paused, "late", true).await.unwrap(), Outcome::Fenced);
-    assert_eq!(store.commit_predictions(&commit_of(&paused, &[])).await.unwrap(), Outcome::Fenced);
+    assert_eq!(commit_rows(&*store, &paused, &[]).await.unwrap(), Committed::Fenced);
     let row = run_row(&*store, task.run_id).await;
     assert_eq!((row.state, row.error, row.started_at), (RunState::Running, None, started));
-    assert_eq!(store.commit_predictions(&commit_of(&task, &[])).await.unwrap(), Outcome::Done);
+    assert!(is_done(&commit_rows(&*store, &task, &[]).await.unwrap()));
 }
 
 async fn a_renewed_lease_holds(store: Arc<dyn Store>) {
@@ -106,7 +106,7 @@ async fn a_failed_attempt_gives_the_task_back(store: Arc<dyn Store>) {
     assert!(row.error.unwrap().contains("blobs do not answer"));
     let second = claim_any(&*store, LONG).await.expect("due again at once");
     assert!(second.attempt > first.attempt && second.run_attempt == 2);
-    assert_eq!(store.commit_predictions(&commit_of(&second, &[])).await.unwrap(), Outcome::Done);
+    assert!(is_done(&commit_rows(&*store, &second, &[]).await.unwrap()));
     let row = run_row(&*store, run.run_id).await;
     assert_eq!(row.error, run.note, "what was overcome is gone, what an operator should know stays");
     assert_eq!((row.state, row.attempt), (RunState::Succeeded, 2));
@@ -128,15 +128,15 @@ async fn giving_up_ends_the_run(store: Arc<dyn Store>) {
 async fn attempts_rise_over_all_runs_of_an_interval(store: Arc<dyn Store>) {
     scheduled(&store).await;
     let first = task(&*store, "default", span(0, 1), 1).await;
-    assert_eq!(store.commit_predictions(&commit_of(&first, &[])).await.unwrap(), Outcome::Done);
+    assert!(is_done(&commit_rows(&*store, &first, &[]).await.unwrap()));
     let second = task(&*store, "default", span(0, 1), 2).await;
     assert!(second.attempt > first.attempt, "the fence of an interval never falls");
     assert_eq!((second.run_attempt, second.model_set), (1, 2));
-    assert_eq!(store.commit_predictions(&commit_of(&first, &[])).await.unwrap(), Outcome::Fenced);
+    assert_eq!(commit_rows(&*store, &first, &[]).await.unwrap(), Committed::Fenced);
     // The fence of the second with the first run's id is nobody's.
     let mixed = Task { run_id: first.run_id, ..second.clone() };
-    assert_eq!(store.commit_predictions(&commit_of(&mixed, &[])).await.unwrap(), Outcome::Fenced);
-    assert_eq!(store.commit_predictions(&commit_of(&second, &[])).await.unwrap(), Outcome::Done);
+    assert_eq!(commit_rows(&*store, &mixed, &[]).await.unwrap(), Committed::Fenced);
+    assert!(is_done(&commit_rows(&*store, &second, &[]).await.unwrap()));
 }
 
 async fn a_run_that_is_over_is_not_claimed(store: Arc<dyn Store>) {
@@ -145,12 +145,8 @@ async fn a_run_that_is_over_is_not_claimed(store: Arc<dyn Store>) {
     assert!(store.cancel_run(ids[0]).await.unwrap());
     let task = claim_any(&*store, GONE).await.unwrap();
     assert_eq!(task.run_id, ids[1]);
-    assert_eq!(store.commit_predictions(&commit_of(&task, &[])).await.unwrap(), Outcome::Done);
+    assert!(is_done(&commit_rows(&*store, &task, &[]).await.unwrap()));
     sleep_ms(5).await;
     assert!(claim_any(&*store, LONG).await.is_none());
-    assert_eq!(
-        store.commit_predictions(&commit_of(&task, &[])).await.unwrap(),
-        Outcome::Fenced,
-        "ended once"
-    );
+    assert_eq!(commit_rows(&*store, &task, &[]).await.unwrap(), Committed::Fenced, "ended once");
 }

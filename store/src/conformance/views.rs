@@ -280,7 +280,12 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
              no_model, model_error, input_invalid, attempt, started_at, finished_at, error",
         ),
         ("run_tasks", "schedule, interval_start, interval_end, shard, run_id, attempt, worker"),
-        ("model_sets", "version, path, active, models, refused, origin, checksum, created_by, created_at"),
+        (
+            "model_sets",
+            "version, path, active, models, refused, origin, checksum, created_by, created_at, features, training_rows, note",
+        ),
+        ("model_pins", "device, sensor, model_set, pinned_by, pinned_at"),
+        ("model_failures", "model_set, device, sensor, source, reason"),
         ("schedules", "name, first_interval, covered_until"),
         ("loss_events", "source, topic, kafka_partition, from_offset, to_offset, detail, recorded_at"),
     ];
@@ -296,9 +301,9 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
         }
     }
     let task = task(&*s.store, "five", span(0, 5), 4).await;
-    let mut commit = commit_of(&task, &[(s.series[0], Some(-0.5), 1), (s.series[1], None, 0)]);
-    commit.state = RunState::Partial;
-    assert_eq!(s.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+    let batch = predictions(&[(s.series[0], Some(-0.5), 1), (s.series[1], None, 0)]);
+    let partial = |_: &RunCounts| (RunState::Partial, None);
+    assert!(is_done(&commit_batches(&*s.store, &task, vec![Ok(batch)], &partial).await.unwrap()));
     let got = rows(
         &*s.store,
         "SELECT run_id, state, cause, model_set, scored, anomalies, no_data, attempt FROM runs",

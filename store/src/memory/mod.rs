@@ -5,14 +5,13 @@ mod plan;
 mod score;
 mod stream;
 
-use crate::batch::PredictionRow;
+use crate::batch::SeriesBuilder;
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
-    ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress, ProgressRow, Publication,
-    QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreError,
-    StoreKind, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
+    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
+    ProgressRow, Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow,
+    ScheduleSpec, Store, StoreError, StoreKind, Task, TaskClaim,
 };
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use fleetscore_schemas::delta::{PaneKey, Partial};
 use fleetscore_schemas::reading::TopicPartition;
@@ -112,6 +111,8 @@ struct State {
     /// Publications by (interval start, schedule).
     publications: BTreeMap<(Timestamp, String), PublicationEntry>,
     model_sets: BTreeMap<i64, ModelSetRow>,
+    model_failures: BTreeMap<i64, Vec<ModelFailure>>,
+    model_pins: BTreeMap<SeriesId, ModelPin>,
     last_model_set: i64,
     /// Activated sets, the active one last.
     activations: Vec<i64>,
@@ -140,6 +141,8 @@ impl Default for State {
             predictions: BTreeMap::new(),
             publications: BTreeMap::new(),
             model_sets: BTreeMap::new(),
+            model_failures: BTreeMap::new(),
+            model_pins: BTreeMap::new(),
             last_model_set: 0,
             activations: Vec::new(),
         }
@@ -209,6 +212,15 @@ impl Store for MemoryStore {
 
     async fn series(&self) -> Result<Vec<(SeriesId, SeriesName)>> {
         Ok((1..).zip(self.state().names.iter().cloned()).collect())
+    }
+
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        let mut builder = SeriesBuilder::default();
+        for (id, name) in (1..).zip(&self.state().names) {
+            builder.push(id, &name.device, &name.sensor);
+        }
+        let batch = builder.finish();
+        Ok(futures::stream::iter([batch]).boxed())
     }
 
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
@@ -283,10 +295,10 @@ impl Store for MemoryStore {
         Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
+        let rows = crate::batch::collected(commit.predictions).await?;
         let now = self.clock();
-        let rows: Vec<PredictionRow> = crate::batch::prediction_rows(&commit.predictions)?;
-        Ok(self.state().commit_predictions(commit, rows, now))
+        Ok(self.state().commit_predictions(commit.task, rows, commit.verdict, now))
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -317,8 +329,9 @@ impl Store for MemoryStore {
         Ok(self.state().finish_publication(publication, now))
     }
 
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
-        self.state().published(schedule, interval)
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
+        let batches = self.state().published(schedule, interval)?;
+        Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
@@ -327,16 +340,41 @@ impl Store for MemoryStore {
         Ok(state.last_model_set)
     }
 
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
         let now = self.clock();
-        self.state().add_model_set(set, activate, now)
+        self.state().add_model_set(set, failures, activate, now)
     }
 
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         let state = self.state();
-        let active = state.activations.last().copied();
-        let row = |s: &ModelSetRow| ModelSetRow { active: Some(s.version) == active, ..s.clone() };
-        Ok(state.model_sets.values().rev().map(row).collect())
+        Ok(state.model_sets.keys().rev().filter_map(|version| state.model_set(*version)).collect())
+    }
+
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        let state = self.state();
+        Ok(state.activations.last().and_then(|version| state.model_set(*version)))
+    }
+
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        Ok(self.state().model_set(version))
+    }
+
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        Ok(self.state().model_failures.get(&version).cloned().unwrap_or_default())
+    }
+
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        let now = self.clock();
+        self.state().pin_models(series, version, by, now)
+    }
+
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        Ok(self.state().model_pins.values().cloned().collect())
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {

@@ -1,10 +1,13 @@
 //! Predictions, their publication, and model sets.
 
 use super::State;
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, frozen};
-use crate::{ModelSetRow, Outcome, PredictionCommit, Publication, Result, StoreError};
+use crate::batch::{FROZEN, PredictionRow, PublishedBuilder, PublishedRow, counts};
+use crate::{
+    Committed, ModelFailure, ModelPin, ModelSetRow, Outcome, Publication, Result, RunCounts, StoreError, Task,
+};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -14,7 +17,6 @@ use uuid::Uuid;
 pub(super) struct StoredPrediction {
     pub(super) row: PredictionRow,
     window_end: Timestamp,
-    model_set: i64,
     run_id: Uuid,
     scored_at: Timestamp,
 }
@@ -50,36 +52,21 @@ impl State {
 
     pub(super) fn commit_predictions(
         &mut self,
-        commit: &PredictionCommit,
+        task: &Task,
         rows: Vec<PredictionRow>,
+        verdict: &(dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
         now: Timestamp,
-    ) -> Outcome {
-        let task = &commit.task;
+    ) -> Committed {
         if self.held(task).is_none() {
-            return Outcome::Fenced;
+            return Committed::Fenced;
         }
         if self.floor().is_some_and(|floor| task.interval.start < floor) {
-            self.end_scored(&frozen(commit), now);
-            return Outcome::Done;
+            let error = Some(FROZEN.to_owned());
+            self.end_scored(task, RunCounts::default(), RunState::Skipped, error, now);
+            return Committed::Frozen;
         }
-        let stored = self.predictions.entry((task.schedule.clone(), task.interval.start)).or_default();
-        let mut before = std::mem::take(stored);
-        let mut changed = false;
-        for row in rows {
-            let same = before.remove(&row.series).filter(|old| {
-                old.row == row && old.model_set == task.model_set && old.window_end == task.interval.end
-            });
-            changed |= same.is_none();
-            let kept = same.unwrap_or(StoredPrediction {
-                row,
-                window_end: task.interval.end,
-                model_set: task.model_set,
-                run_id: task.run_id,
-                scored_at: now,
-            });
-            stored.insert(kept.row.series, kept);
-        }
-        changed |= !before.is_empty();
+        let counts = counts(&rows);
+        let changed = self.replace(task, rows, now);
         if changed {
             let key = (task.interval.start, task.schedule.clone());
             self.publications
@@ -94,15 +81,45 @@ impl State {
                 })
                 .change += 1;
         }
-        self.end_scored(commit, now);
-        Outcome::Done
+        let (state, error) = verdict(&counts);
+        self.end_scored(task, counts, state, error, now);
+        Committed::Done { counts, state, changed }
     }
 
-    fn end_scored(&mut self, commit: &PredictionCommit, now: Timestamp) {
-        self.end_run(commit.task.run_id, commit.state, now);
-        if let Some(run) = self.runs.get_mut(&commit.task.run_id) {
-            run.row.counts = commit.counts;
-            run.row.error.clone_from(&commit.error);
+    /// Makes the interval's predictions these; whether any row changed.
+    fn replace(&mut self, task: &Task, rows: Vec<PredictionRow>, now: Timestamp) -> bool {
+        let stored = self.predictions.entry((task.schedule.clone(), task.interval.start)).or_default();
+        let mut before = std::mem::take(stored);
+        let mut changed = false;
+        for mut row in rows {
+            row.model_set = row.model_set.or(Some(task.model_set));
+            let same = before
+                .remove(&row.series)
+                .filter(|old| old.row == row && old.window_end == task.interval.end);
+            changed |= same.is_none();
+            let kept = same.unwrap_or(StoredPrediction {
+                row,
+                window_end: task.interval.end,
+                run_id: task.run_id,
+                scored_at: now,
+            });
+            stored.insert(kept.row.series, kept);
+        }
+        changed || !before.is_empty()
+    }
+
+    fn end_scored(
+        &mut self,
+        task: &Task,
+        counts: RunCounts,
+        state: RunState,
+        error: Option<String>,
+        now: Timestamp,
+    ) {
+        self.end_run(task.run_id, state, now);
+        if let Some(run) = self.runs.get_mut(&task.run_id) {
+            run.row.counts = counts;
+            run.row.error = error;
         }
     }
 
@@ -174,17 +191,24 @@ impl State {
                 prediction: p.row.prediction,
                 decision: p.row.decision,
                 status: p.row.status.as_str(),
-                model_set: Some(p.model_set),
+                model_set: p.row.model_set,
                 model: p.row.model.as_deref(),
                 window_version: p.row.window_version,
                 run_id: &p.run_id.to_string(),
                 scored_at: p.scored_at,
+                normal_range: p.row.normal_range.as_deref(),
             });
         }
         if rows.is_empty() { Ok(Vec::new()) } else { Ok(vec![builder.finish()?]) }
     }
 
-    pub(super) fn add_model_set(&mut self, set: &ModelSetRow, activate: bool, now: Timestamp) -> Result<()> {
+    pub(super) fn add_model_set(
+        &mut self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+        now: Timestamp,
+    ) -> Result<()> {
         if let Some(stored) = self.model_sets.get(&set.version) {
             if stored.path != set.path {
                 return Err(StoreError::internal(format!("model set {} exists already", set.version)));
@@ -193,6 +217,7 @@ impl State {
             return if activate { self.activate(set.version) } else { Ok(()) };
         }
         self.model_sets.insert(set.version, ModelSetRow { active: false, created_at: now, ..set.clone() });
+        self.model_failures.insert(set.version, failures.to_vec());
         self.last_model_set = self.last_model_set.max(set.version);
         if activate { self.activate(set.version) } else { Ok(()) }
     }
@@ -204,6 +229,38 @@ impl State {
         // Activating the active set again must not make rollback a step to itself.
         if self.activations.last() != Some(&version) {
             self.activations.push(version);
+        }
+        Ok(())
+    }
+
+    /// The set as it is listed.
+    pub(super) fn model_set(&self, version: i64) -> Option<ModelSetRow> {
+        let active = self.activations.last() == Some(&version);
+        self.model_sets.get(&version).map(|set| ModelSetRow { active, ..set.clone() })
+    }
+
+    pub(super) fn pin_models(
+        &mut self,
+        series: &[SeriesId],
+        version: Option<i64>,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<()> {
+        let Some(version) = version else {
+            series.iter().for_each(|id| {
+                self.model_pins.remove(id);
+            });
+            return Ok(());
+        };
+        if !self.model_sets.contains_key(&version) {
+            return Err(StoreError::NotFound { what: format!("model set {version}") });
+        }
+        if let Some(id) = series.iter().find(|id| **id == 0 || **id as usize > self.names.len()) {
+            return Err(StoreError::NotFound { what: format!("series {id}") });
+        }
+        for id in series {
+            let pin = ModelPin { series: *id, version, pinned_by: by.to_owned(), pinned_at: now };
+            self.model_pins.insert(*id, pin);
         }
         Ok(())
     }

@@ -40,6 +40,10 @@ const NAMES: &[&str] = &[
     "run_tasks",
     "publications",
     "model_sets",
+    "model_failure_data",
+    "model_failures",
+    "model_pin_data",
+    "model_pins",
 ];
 
 /// Advisory locks, each taken together with the schema's name, so that stores in one database do not meet.

@@ -33,12 +33,11 @@ mod watch;
 mod tests;
 
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, ModelSetRow,
-    Outcome, PaneSettings, Plan, PredictionCommit, Progress, Publication, QueryResult, ReadinessSettings,
-    Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreError, StoreKind, StoreOptions, Task,
-    TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
+    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
+    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
+    StoreError, StoreKind, StoreOptions, Task, TaskClaim,
 };
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use fleetscore_schemas::reading::TopicPartition;
@@ -169,6 +168,10 @@ impl Store for PgStore {
         stream::series(self).await
     }
 
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        stream::series_batches(self).await
+    }
+
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         merge::checkpoint(self, checkpoint).await
     }
@@ -225,7 +228,7 @@ impl Store for PgStore {
         score::windows(self, interval).await
     }
 
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
         score::commit(self, commit).await
     }
 
@@ -253,7 +256,7 @@ impl Store for PgStore {
         publish::finish(self, publication).await
     }
 
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         score::predictions(self, schedule, interval).await
     }
 
@@ -261,12 +264,37 @@ impl Store for PgStore {
         models::reserve(self).await
     }
 
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
-        models::add(self, set, activate).await
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
+        models::add(self, set, failures, activate).await
     }
 
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         models::read(self).await
+    }
+
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        models::active(self).await
+    }
+
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        models::one(self, version).await
+    }
+
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        models::failures(self, version).await
+    }
+
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        models::pin(self, series, version, by).await
+    }
+
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        models::pins(self).await
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {

@@ -5,18 +5,19 @@ use super::copy::{CopyError, Reader, copy_in, known};
 use super::partitions::Parent;
 use super::tasks::hold;
 use super::types::{RowExt, Us, clean, literal, series_id};
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, WindowBuilder, frozen, prediction_rows};
-use crate::{BatchStream, Outcome, PredictionCommit, Result, StoreError, Task};
+use crate::batch::{FROZEN, PredictionRow, PublishedBuilder, PublishedRow, WindowBuilder, collected, counts};
+use crate::{BatchStream, Committed, PredictionCommit, Result, RunCounts, StoreError, Task};
 use arrow::array::RecordBatch;
 use deadpool_postgres::Transaction;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::Partial;
+use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use futures::StreamExt;
 use std::borrow::Cow;
 
 /// Rows of a batch that is read.
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 /// Up to so many panes of a window are merged from streams in series order; beyond, the server sorts.
 const MAX_BRANCHES: i64 = 64;
 /// Rows of one statement that upserts.
@@ -124,29 +125,31 @@ pub(super) async fn stale_series(store: &PgStore, schedule: &str, interval: Inte
     Ok(row.at::<i64>(0)?.unsigned_abs())
 }
 
-pub(super) async fn commit(store: &PgStore, commit: &PredictionCommit) -> Result<Outcome> {
-    let rows = prediction_rows(&commit.predictions)?;
-    let task = &commit.task;
+pub(super) async fn commit(store: &PgStore, commit: PredictionCommit<'_>) -> Result<Committed> {
+    let task = commit.task;
+    let rows = collected(commit.predictions).await?;
+    let counts = counts(&rows);
     if !rows.is_empty() {
         store.ensure(Parent::Predictions, &[task.interval.start]).await?;
     }
     let mut client = store.client().await?;
     let mut tx = client.transaction().await?;
     if !hold(&tx, task, true).await? {
-        return Ok(Outcome::Fenced);
+        return Ok(Committed::Fenced);
     }
     let statement = tx.prepare_cached("SELECT max(floor) FROM progress_data").await?;
     // Read after the windows: a floor that rises from here on has hidden none of them.
     let floor = tx.query_one(&statement, &[]).await?.maybe_time(0)?;
     if floor.is_some_and(|floor| task.interval.start < floor) {
-        if !end_run(&tx, &frozen(commit)).await? {
-            return Ok(Outcome::Fenced);
+        if !end_run(&tx, task, &RunCounts::default(), RunState::Skipped, Some(FROZEN)).await? {
+            return Ok(Committed::Fenced);
         }
         tx.commit().await?;
-        return Ok(Outcome::Done);
+        return Ok(Committed::Frozen);
     }
-    if !end_run(&tx, commit).await? {
-        return Ok(Outcome::Fenced);
+    let (state, error) = (commit.verdict)(&counts);
+    if !end_run(&tx, task, &counts, state, error.as_deref()).await? {
+        return Ok(Committed::Fenced);
     }
     let changed = match replace(&mut tx, task, &rows).await {
         Err(e) => return Err(store.forget_partitions(e)),
@@ -160,21 +163,27 @@ pub(super) async fn commit(store: &PgStore, commit: &PredictionCommit) -> Result
         tx.execute(&statement, &[&task.schedule, &start, &end]).await?;
     }
     tx.commit().await?;
-    Ok(Outcome::Done)
+    Ok(Committed::Done { counts, state, changed })
 }
 
-async fn end_run(tx: &Transaction<'_>, commit: &PredictionCommit) -> Result<bool> {
+async fn end_run(
+    tx: &Transaction<'_>,
+    task: &Task,
+    c: &RunCounts,
+    state: RunState,
+    error: Option<&str>,
+) -> Result<bool> {
     let sql = "UPDATE run_data SET state = $2, error = $3, scored = $4, anomalies = $5, no_data = $6, no_model = $7,
             model_error = $8, input_invalid = $9, finished_at = clock_timestamp()
         WHERE run_id = $1 AND state = 'running'";
     let statement = tx.prepare_cached(sql).await?;
-    let (c, error) = (&commit.counts, commit.error.as_deref().map(clean));
+    let error = error.map(clean);
     let n = tx
         .execute(
             &statement,
             &[
-                &commit.task.run_id,
-                &commit.state.as_str(),
+                &task.run_id,
+                &state.as_str(),
                 &error.as_deref(),
                 &c.scored,
                 &c.anomalies,
@@ -259,7 +268,7 @@ fn is_stored(stored: &Reader, task: &Task, row: &PredictionRow) -> Result<bool> 
         && stored.text(5)? == row.model.as_deref().map(clean).as_deref()
         && stored.int8(6)? == Some(row.window_version)
         && stored.text(7)? == row.normal_range.as_deref().map(clean).as_deref()
-        && stored.int8(8)? == Some(task.model_set)
+        && stored.int8(8)? == row.model_set.or(Some(task.model_set))
         && stored.time(9)? == Some(task.interval.end))
 }
 
@@ -290,7 +299,7 @@ async fn copy_predictions(
         out.maybe(row.prediction, super::copy::Rows::int2);
         out.maybe(row.decision, super::copy::Rows::float8);
         out.bytes(row.status.as_str().as_bytes())?;
-        out.int8(task.model_set);
+        out.int8(row.model_set.unwrap_or(task.model_set));
         out.maybe_bytes(row.model.as_deref().map(clean).as_deref().map(str::as_bytes))?;
         out.int8(row.window_version);
         out.maybe_bytes(row.normal_range.as_deref().map(clean).as_deref().map(str::as_bytes))?;
@@ -303,8 +312,11 @@ async fn copy_predictions(
 async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[&PredictionRow]) -> Result<()> {
     let sql = "INSERT INTO prediction_data AS p (schedule, window_start, window_end, model_set, run_id, series_id, value,
             prediction, decision, status, model, window_version, normal_range)
-        SELECT $1, $2, $3, $4, $5, a.* FROM unnest($6::integer[], $7::float8[], $8::smallint[], $9::float8[], $10::text[],
-            $11::text[], $12::bigint[], $13::text[]) AS a
+        SELECT $1, $2, $3, coalesce(a.model_set, $4), $5, a.series_id, a.value, a.prediction, a.decision, a.status, a.model,
+            a.window_version, a.normal_range
+        FROM unnest($6::integer[], $7::float8[], $8::smallint[], $9::float8[], $10::text[], $11::text[], $12::bigint[],
+            $13::text[], $14::bigint[])
+            AS a(series_id, value, prediction, decision, status, model, window_version, normal_range, model_set)
         ON CONFLICT (schedule, window_start, series_id) DO UPDATE SET window_end = excluded.window_end,
             value = excluded.value, prediction = excluded.prediction, decision = excluded.decision,
             status = excluded.status, model_set = excluded.model_set, model = excluded.model,
@@ -321,6 +333,7 @@ async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[&PredictionRow]) -> R
     let versions: Vec<i64> = rows.iter().map(|r| r.window_version).collect();
     let ranges: Vec<Option<Cow<'_, str>>> =
         rows.iter().map(|r| r.normal_range.as_deref().map(clean)).collect();
+    let sets: Vec<Option<i64>> = rows.iter().map(|r| r.model_set).collect();
     tx.execute(
         &statement,
         &[
@@ -337,31 +350,39 @@ async fn upsert(tx: &Transaction<'_>, task: &Task, rows: &[&PredictionRow]) -> R
             &models,
             &versions,
             &ranges,
+            &sets,
         ],
     )
     .await?;
     Ok(())
 }
 
-pub(super) async fn predictions(
-    store: &PgStore,
+pub(super) async fn predictions<'a>(
+    store: &'a PgStore,
     schedule: &str,
     interval: Interval,
-) -> Result<Vec<RecordBatch>> {
+) -> Result<BatchStream<'a>> {
     let client = store.client().await?;
     let quoted = quoted(&**client, schedule).await?;
     let select = format!(
         "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
-            p.window_version, p.run_id::text, p.scored_at
+            p.window_version, p.run_id::text, p.scored_at, p.normal_range
         FROM prediction_data p JOIN series_data n ON n.id = p.series_id
         WHERE p.schedule = {quoted} AND p.window_start = {} ORDER BY n.device, n.sensor",
         literal(interval.start)
     );
-    let mut reader = Reader::new(client, &select).await?;
-    let mut batches = Vec::new();
+    let state = (Reader::new(client, &select).await?, schedule.to_owned());
+    Ok(futures::stream::try_unfold(state, move |(mut reader, schedule)| async move {
+        let batch = published(&mut reader, &schedule, interval).await?;
+        Ok::<_, StoreError>(batch.map(|b| (b, (reader, schedule))))
+    })
+    .boxed())
+}
+
+async fn published(reader: &mut Reader, schedule: &str, interval: Interval) -> Result<Option<RecordBatch>> {
     let mut builder = PublishedBuilder::new(schedule, interval.start);
     let mut rows = 0;
-    while reader.next().await? {
+    while rows < BATCH_ROWS && reader.next().await? {
         builder.push(&PublishedRow {
             window_end: known(reader.time(0)?)?,
             device: known(reader.text(1)?)?,
@@ -375,16 +396,9 @@ pub(super) async fn predictions(
             window_version: known(reader.int8(9)?)?,
             run_id: known(reader.text(10)?)?,
             scored_at: known(reader.time(11)?)?,
+            normal_range: reader.text(12)?,
         });
         rows += 1;
-        if rows == BATCH_ROWS {
-            let full = std::mem::replace(&mut builder, PublishedBuilder::new(schedule, interval.start));
-            batches.push(full.finish()?);
-            rows = 0;
-        }
     }
-    if rows > 0 {
-        batches.push(builder.finish()?);
-    }
-    Ok(batches)
+    if rows == 0 { Ok(None) } else { Ok(Some(builder.finish()?)) }
 }

@@ -1,12 +1,16 @@
 //! Positions, claims, signs of life, and the ids of series.
 
 use super::PgStore;
+use super::copy::{Reader, known};
 use super::migrate::{Lock, lock};
+use super::score::BATCH_ROWS;
 use super::types::{RowExt, Us, us};
 use super::watch::ending_blockers;
-use crate::{Claim, Heartbeat, Outcome, Progress, ProgressRow, Result, StoreError};
+use crate::batch::SeriesBuilder;
+use crate::{BatchStream, Claim, Heartbeat, Outcome, Progress, ProgressRow, Result, StoreError};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::{SeriesId, SeriesName};
+use futures::StreamExt;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio_postgres::{GenericClient, Row, Transaction};
@@ -237,4 +241,21 @@ pub(super) async fn series(store: &PgStore) -> Result<Vec<(SeriesId, SeriesName)
     rows.iter()
         .map(|r| Ok((r.at::<i32>(0)? as SeriesId, SeriesName::new(r.at::<String>(1)?, r.at::<String>(2)?))))
         .collect()
+}
+
+pub(super) async fn series_batches(store: &PgStore) -> Result<BatchStream<'_>> {
+    let select = "SELECT id, device, sensor FROM series_data ORDER BY id";
+    let reader = Reader::new(store.client().await?, select).await?;
+    let state = (reader, SeriesBuilder::default());
+    Ok(futures::stream::try_unfold(state, |(mut reader, mut builder)| async move {
+        while builder.len() < BATCH_ROWS && reader.next().await? {
+            let id = known(reader.int4(0)?)? as SeriesId; // positive as stored
+            builder.push(id, known(reader.text(1)?)?, known(reader.text(2)?)?);
+        }
+        if builder.len() == 0 {
+            return Ok(None);
+        }
+        Ok::<_, StoreError>(Some((builder.finish()?, (reader, builder))))
+    })
+    .boxed())
 }

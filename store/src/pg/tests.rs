@@ -2,15 +2,16 @@
 //! `postgres://postgres@127.0.0.1:5432/postgres`. Without it these tests say that they were left out.
 
 use super::*;
-use crate::{Advance, Cell, NewRun, RunCounts, conformance};
+use crate::{Advance, Cell, NewRun, conformance};
+use arrow::array::RecordBatch;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, TimestampMicrosecondArray, UInt32Array};
 use arrow::datatypes::Float64Type;
 use fleetscore_schemas::delta::{self, Partial};
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Edges;
 use fleetscore_schemas::window::prediction_schema;
-use futures::TryStreamExt;
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -525,20 +526,22 @@ async fn paths_of_many_rows() {
     for (what, version) in [("new", 1), ("unchanged", 1), ("all changed", 2)] {
         open_run(&stream.store).await;
         let task = stream.store.claim_task(&claim_of(600_000_000)).await.unwrap().unwrap();
-        let commit = PredictionCommit {
-            task,
-            predictions: vec![predictions(rows, version)],
-            counts: RunCounts::default(),
-            state: RunState::Succeeded,
-            error: None,
-        };
+        let batch = predictions(rows, version);
         let started = Instant::now();
-        assert_eq!(stream.store.commit_predictions(&commit).await.unwrap(), Outcome::Done);
+        let commit = PredictionCommit {
+            task: &task,
+            predictions: futures::stream::iter([Ok(batch)]).boxed(),
+            verdict: &|_| (RunState::Succeeded, None),
+        };
+        let committed = stream.store.commit_predictions(commit).await.unwrap();
+        assert!(matches!(committed, Committed::Done { .. }), "{committed:?}");
         eprintln!("predictions, {what}: {:?}", started.elapsed());
     }
     let interval = Interval { start: at(0), end: at(1) };
     let started = Instant::now();
-    stream.store.predictions("default", interval).await.unwrap();
+    let read: Vec<RecordBatch> =
+        stream.store.predictions("default", interval).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), rows as usize);
     eprintln!("predictions read: {:?}", started.elapsed());
     for sql in [
         "SELECT count(*) FILTER (WHERE stale) FROM predictions",
@@ -563,6 +566,7 @@ fn predictions(rows: u32, version: i64) -> RecordBatch {
         text("model_d_s"),
         Arc::new(Int64Array::from(vec![version; n])),
         Arc::new(arrow::array::StringArray::from(vec![None::<&str>; n])),
+        Arc::new(Int64Array::from(vec![None; n])),
     ];
     RecordBatch::try_new(prediction_schema(), columns).unwrap()
 }

@@ -23,16 +23,18 @@ mod score;
 mod stream;
 
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, ModelSetRow,
-    Outcome, PaneSettings, Plan, PredictionCommit, Progress, Publication, QueryResult, ReadinessSettings,
-    Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store, StoreKind, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
+    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
+    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
+    StoreKind, Task, TaskClaim,
 };
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use connect::{Readers, Writer};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
+use futures::StreamExt;
+use rusqlite::Transaction;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -139,6 +141,10 @@ impl Store for SqliteStore {
         self.readers.run(stream::series).await
     }
 
+    async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        Ok(read::streamed(self.readers.clone(), |conn, to| stream::send_series(conn, to)))
+    }
+
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         let checkpoint = checkpoint.clone(); // columns are shared, not copied
         self.writer.fenced(move |tx| merge::checkpoint(tx, &checkpoint, clock())).await
@@ -208,10 +214,19 @@ impl Store for SqliteStore {
         Ok(read::windows(self.readers.clone(), interval))
     }
 
-    async fn commit_predictions(&self, commit: &PredictionCommit) -> Result<Outcome> {
-        let rows = crate::batch::prediction_rows(&commit.predictions)?;
-        let commit = PredictionCommit { predictions: Vec::new(), ..commit.clone() };
-        self.writer.fenced(move |tx| score::commit_predictions(tx, &commit, &rows, clock())).await
+    async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
+        let rows = crate::batch::collected(commit.predictions).await?;
+        let counts = crate::batch::counts(&rows);
+        let verdict = (commit.verdict)(&counts);
+        let task = commit.task.clone();
+        self.writer
+            .run(move |conn| {
+                let job = |tx: &Transaction<'_>| {
+                    score::commit_predictions(tx, &task, &rows, &counts, &verdict, clock())
+                };
+                connect::transaction(conn, job, |c| *c != Committed::Fenced)
+            })
+            .await
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -246,22 +261,49 @@ impl Store for SqliteStore {
         self.writer.fenced(move |tx| score::finish_publication(tx, &publication, clock())).await
     }
 
-    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         let schedule = schedule.to_owned();
-        self.readers.run(move |conn| score::predictions(conn, &schedule, interval)).await
+        let batches = self.readers.run(move |conn| score::predictions(conn, &schedule, interval)).await?;
+        Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
         self.writer.durable(registry::reserve).await
     }
 
-    async fn add_model_set(&self, set: &ModelSetRow, activate: bool) -> Result<()> {
-        let set = set.clone();
-        self.writer.durable(move |tx| registry::add(tx, &set, activate, clock())).await
+    async fn add_model_set(
+        &self,
+        set: &ModelSetRow,
+        failures: &[ModelFailure],
+        activate: bool,
+    ) -> Result<()> {
+        let (set, failures) = (set.clone(), failures.to_vec());
+        self.writer.durable(move |tx| registry::add(tx, &set, &failures, activate, clock())).await
     }
 
     async fn model_sets(&self) -> Result<Vec<ModelSetRow>> {
         self.readers.run(registry::list).await
+    }
+
+    async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
+        self.readers.run(registry::active_set).await
+    }
+
+    async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
+        self.readers.run(move |conn| registry::one(conn, version)).await
+    }
+
+    async fn model_failures(&self, version: i64) -> Result<Vec<ModelFailure>> {
+        self.readers.run(move |conn| registry::failures(conn, version)).await
+    }
+
+    async fn pin_models(&self, series: &[SeriesId], version: Option<i64>, by: &str) -> Result<()> {
+        let (series, by) = (series.to_vec(), by.to_owned());
+        self.writer.durable(move |tx| registry::pin(tx, &series, version, &by, clock())).await
+    }
+
+    async fn model_pins(&self) -> Result<Vec<ModelPin>> {
+        self.readers.run(registry::pins).await
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Rows of a batch.
-const BATCH: usize = 16_384;
+pub(super) const BATCH: usize = 8192;
 
 pub(super) fn pane_range(conn: &Connection) -> Result<Option<(Timestamp, Timestamp)>> {
     // Two look-ups at the ends of the key; one min() and max() would read all of it.
@@ -52,12 +52,18 @@ pub(super) fn panes(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Reads on the blocking pool, a batch or two ahead of the consumer; ends when the consumer is gone.
 pub(super) fn windows(readers: Arc<Readers>, interval: Interval) -> BatchStream<'static> {
+    streamed(readers, move |conn, to| send_windows(conn, interval, to))
+}
+
+/// Reads in one snapshot on the blocking pool, a batch or two ahead of the consumer; ends when the consumer is gone.
+pub(super) fn streamed(
+    readers: Arc<Readers>,
+    read: impl FnOnce(&Connection, &Batches) -> Result<()> + Send + 'static,
+) -> BatchStream<'static> {
     let (sender, receiver) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
-        let result = readers.snapshot(|conn| send_windows(conn, interval, &sender));
-        if let Err(e) = result {
+        if let Err(e) = readers.snapshot(|conn| read(conn, &sender)) {
             let _ = sender.blocking_send(Err(e)); // nobody may be listening any more
         }
     });
@@ -65,7 +71,8 @@ pub(super) fn windows(readers: Arc<Readers>, interval: Interval) -> BatchStream<
         .boxed()
 }
 
-type Batches = mpsc::Sender<Result<RecordBatch, StoreError>>;
+/// Where batches that are read go.
+pub(super) type Batches = mpsc::Sender<Result<RecordBatch, StoreError>>;
 
 fn send_windows(conn: &Connection, interval: Interval, to: &Batches) -> Result<()> {
     if floor(conn)?.is_some_and(|floor| interval.start < floor) {

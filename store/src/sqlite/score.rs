@@ -2,10 +2,11 @@
 
 use super::plan::{interval as interval_at, parsed, set_task};
 use super::stream::floor;
-use crate::batch::{PredictionRow, PublishedBuilder, PublishedRow, frozen};
-use crate::{Outcome, PredictionCommit, Publication, Result};
+use crate::batch::{FROZEN, PredictionRow, PublishedBuilder, PublishedRow};
+use crate::{Committed, Outcome, Publication, Result, RunCounts, Task};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -52,7 +53,6 @@ fn differences(a: &[(SeriesId, i64)], b: &[(SeriesId, i64)]) -> u64 {
 #[derive(Debug, PartialEq)]
 struct Stored {
     row: PredictionRow,
-    model_set: Option<i64>,
     window_end: i64,
 }
 
@@ -66,30 +66,49 @@ fn stored(r: &Row<'_>) -> rusqlite::Result<Stored> {
         model: r.get(5)?,
         window_version: r.get(6)?,
         normal_range: r.get(7)?,
+        model_set: r.get(8)?,
     };
-    Ok(Stored { row, model_set: r.get(8)?, window_end: r.get(9)? })
+    Ok(Stored { row, window_end: r.get(9)? })
 }
+
+/// How a run ends and what its row says.
+pub(super) type Verdict = (RunState, Option<String>);
 
 pub(super) fn commit_predictions(
     tx: &Transaction<'_>,
-    commit: &PredictionCommit,
+    task: &Task,
     rows: &[PredictionRow],
+    counts: &RunCounts,
+    (state, error): &Verdict,
     now: Timestamp,
-) -> Result<Outcome> {
-    let task = &commit.task;
+) -> Result<Committed> {
     if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
-        return Ok(Outcome::Fenced);
+        return Ok(Committed::Fenced);
     }
-    let below = floor(tx)?.is_some_and(|floor| task.interval.start < floor).then(|| frozen(commit));
-    let commit = below.as_ref().unwrap_or(commit);
-    if below.is_none() && replace(tx, commit, rows, now)? {
+    if floor(tx)?.is_some_and(|floor| task.interval.start < floor) {
+        end_run(tx, task, &RunCounts::default(), RunState::Skipped, Some(FROZEN), now)?;
+        return Ok(Committed::Frozen);
+    }
+    let changed = replace(tx, task, rows, now)?;
+    if changed {
         tx.prepare_cached(
             "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
              ON CONFLICT DO UPDATE SET change = change + 1",
         )?
         .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
     }
-    let c = &commit.counts;
+    end_run(tx, task, counts, *state, error.as_deref(), now)?;
+    Ok(Committed::Done { counts: *counts, state: *state, changed })
+}
+
+fn end_run(
+    tx: &Transaction<'_>,
+    task: &Task,
+    c: &RunCounts,
+    state: RunState,
+    error: Option<&str>,
+    now: Timestamp,
+) -> Result<()> {
     tx.prepare_cached(
         "UPDATE run_data SET state = ?2, error = ?3, finished_at = ?4, scored = ?5, anomalies = ?6, no_data = ?7,
              no_model = ?8, model_error = ?9, input_invalid = ?10
@@ -97,8 +116,8 @@ pub(super) fn commit_predictions(
     )?
     .execute(params![
         task.run_id.to_string(),
-        commit.state.as_str(),
-        commit.error,
+        state.as_str(),
+        error,
         now.0,
         c.scored,
         c.anomalies,
@@ -107,17 +126,11 @@ pub(super) fn commit_predictions(
         c.model_error,
         c.input_invalid,
     ])?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Makes the interval's predictions these; whether any row changed. Rows that would not change are not written.
-fn replace(
-    tx: &Transaction<'_>,
-    commit: &PredictionCommit,
-    rows: &[PredictionRow],
-    now: Timestamp,
-) -> Result<bool> {
-    let task = &commit.task;
+fn replace(tx: &Transaction<'_>, task: &Task, rows: &[PredictionRow], now: Timestamp) -> Result<bool> {
     let start = task.interval.start.0;
     let before: Vec<Stored> = tx
         .prepare_cached(
@@ -144,7 +157,8 @@ fn replace(
             changed = true;
         }
         let same = old.next_if(|o| o.row.series == row.series).is_some_and(|o| {
-            o.row == *row && o.model_set == Some(task.model_set) && o.window_end == task.interval.end.0
+            let row = PredictionRow { model_set: row.model_set.or(Some(task.model_set)), ..row.clone() };
+            o.row == row && o.window_end == task.interval.end.0
         });
         if same {
             continue;
@@ -159,7 +173,7 @@ fn replace(
             row.prediction,
             row.decision,
             row.status.as_str(),
-            task.model_set,
+            row.model_set.unwrap_or(task.model_set),
             row.model,
             row.window_version,
             row.normal_range,
@@ -178,7 +192,7 @@ pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval)
     // Text compares byte by byte: the same order in every store.
     let mut select = conn.prepare_cached(
         "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
-                p.window_version, p.run_id, p.scored_at
+                p.window_version, p.run_id, p.scored_at, p.normal_range
          FROM prediction_data p JOIN series_data n ON n.id = p.series_id
          WHERE p.schedule = ?1 AND p.window_start = ?2 ORDER BY n.device, n.sensor",
     )?;
@@ -201,6 +215,7 @@ pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval)
             window_version: r.get(9)?,
             run_id: text(10)?,
             scored_at: Timestamp(r.get(11)?),
+            normal_range: r.get_ref(12)?.as_str_or_null().map_err(rusqlite::Error::from)?,
         });
     }
     if any { Ok(vec![builder.finish()?]) } else { Ok(Vec::new()) }

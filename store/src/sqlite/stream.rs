@@ -2,6 +2,8 @@
 
 use super::connect::Writer;
 use super::migrate::pane_settings;
+use super::read::{BATCH, Batches};
+use crate::batch::SeriesBuilder;
 use crate::{Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Outcome, ProgressRow, Result, StoreError};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::Timestamp;
@@ -150,6 +152,23 @@ pub(super) fn series(conn: &Connection) -> Result<Vec<(SeriesId, SeriesName)>> {
     let rows =
         select.query_map([], |r| Ok((r.get(0)?, SeriesName { device: r.get(1)?, sensor: r.get(2)? })))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn send_series(conn: &Connection, to: &Batches) -> Result<()> {
+    let mut builder = SeriesBuilder::default();
+    let mut select = conn.prepare_cached("SELECT id, device, sensor FROM series_data ORDER BY id")?;
+    let mut rows = select.query([])?;
+    while let Some(r) = rows.next()? {
+        let text = |column| r.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+        builder.push(r.get(0)?, text(1)?, text(2)?);
+        if builder.len() == BATCH && to.blocking_send(builder.finish()).is_err() {
+            return Ok(());
+        }
+    }
+    if builder.len() > 0 {
+        let _ = to.blocking_send(builder.finish()); // nobody may be listening any more
+    }
+    Ok(())
 }
 
 pub(super) fn dead_letters(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::StoreError;
+use arrow::array::RecordBatch;
 use fleetscore_schemas::codes::Classify;
 use futures::FutureExt;
 use rusqlite::Connection;
@@ -42,6 +43,12 @@ macro_rules! forward {
             async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
                 self.next().windows(interval).await
             }
+            async fn series_batches(&self) -> Result<BatchStream<'_>> {
+                self.next().series_batches().await
+            }
+            async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
+                self.next().predictions(schedule, interval).await
+            }
             $(async fn $name(&self, $($arg: $type),*) -> Result<$out> {
                 self.next().$name($($arg),*).await
             })+
@@ -74,17 +81,21 @@ forward! {
     fn runs(filter: &RunFilter) -> Vec<RunRow>;
     fn claim_task(claim: &TaskClaim) -> Option<Task>;
     fn renew_task(task: &Task, lease_us: i64) -> Outcome;
-    fn commit_predictions(commit: &PredictionCommit) -> Outcome;
+    fn commit_predictions(commit: PredictionCommit<'_>) -> Committed;
     fn fail_task(task: &Task, error: &str, give_up: bool) -> Outcome;
     fn cancel_run(run_id: Uuid) -> bool;
     fn claim_publication(worker: &str, lease_us: i64) -> Option<Publication>;
     fn confirm_publication(publication: &Publication) -> Outcome;
     fn raise_publication(publication: &Publication, above: i64) -> Option<Publication>;
     fn finish_publication(publication: &Publication) -> Outcome;
-    fn predictions(schedule: &str, interval: Interval) -> Vec<RecordBatch>;
     fn reserve_model_set() -> i64;
-    fn add_model_set(set: &ModelSetRow, activate: bool) -> ();
+    fn add_model_set(set: &ModelSetRow, failures: &[ModelFailure], activate: bool) -> ();
     fn model_sets() -> Vec<ModelSetRow>;
+    fn active_model_set() -> Option<ModelSetRow>;
+    fn model_set(version: i64) -> Option<ModelSetRow>;
+    fn model_failures(version: i64) -> Vec<ModelFailure>;
+    fn pin_models(series: &[SeriesId], version: Option<i64>, by: &str) -> ();
+    fn model_pins() -> Vec<ModelPin>;
     fn activate_model_set(version: i64) -> ();
     fn rollback_model_set() -> Option<i64>;
     fn query(sql: &str) -> QueryResult;
