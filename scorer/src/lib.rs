@@ -17,7 +17,6 @@ pub mod core;
 pub mod error;
 pub mod models;
 pub mod output;
-pub mod pickle;
 pub mod plan;
 mod planner;
 pub mod predict;

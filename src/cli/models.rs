@@ -182,17 +182,21 @@ async fn import(args: Import, context: &Context, store: &Arc<dyn Store>, blobs: 
         models::ModelError::Refused { .. } => Fail::work(e.to_string()),
         other => other.into(),
     })?;
-    let ImportReport { version, imported, refused, skipped } = report;
+    let ImportReport { version, imported, refused, skipped, single_precision, formats } = report;
     if args.json {
         let refused: Vec<_> = refused.iter().map(|(path, why)| json!({"path": path, "why": why})).collect();
-        let value = json!({"version": version, "imported": imported, "refused": refused, "skipped": skipped, "active": options.activate});
+        let value = json!({"version": version, "imported": imported, "refused": refused, "skipped": skipped.iter().map(|(path, _)| path).collect::<Vec<_>>(), "active": options.activate,
+            "single_precision": single_precision, "formats": formats.iter().map(|(f, n)| (f.name(), *n)).collect::<std::collections::BTreeMap<_, _>>()});
         output::print(&value.to_string());
     } else {
         for (path, why) in &refused {
             eprintln!("refused {path}: {why}");
         }
-        for path in &skipped {
-            eprintln!("skipped {path}: its name does not match the pattern");
+        for (path, why) in &skipped {
+            eprintln!("skipped {path}: it {why}");
+        }
+        if single_precision > 0 {
+            eprintln!("note: the numbers of {single_precision} models are float32, as ONNX has them");
         }
         let active = if options.activate { "active" } else { "not active" };
         output::print(&format!(

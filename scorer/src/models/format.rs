@@ -80,6 +80,8 @@ pub(crate) struct Stored {
     pub normal: Option<Vec<(f64, f64)>>,
     /// Rows of features with their decisions.
     pub checks: Vec<(Vec<f64>, f64)>,
+    /// Number of rows it was trained on; 0 where that is not known.
+    pub rows: u32,
 }
 
 impl Stored {
@@ -89,7 +91,7 @@ impl Stored {
             Ok(m) => ((m.features == 1).then(|| normal_intervals(m)), checks(m)),
             Err(_) => (None, vec![]),
         };
-        Self { name, model, outcome, normal, checks }
+        Self { name, model, outcome, normal, checks, rows: 0 }
     }
 }
 
@@ -343,7 +345,7 @@ impl Reader<'_> {
         }
         let checks = rows.chunks_exact(features).map(<[f64]>::to_vec).zip(decisions).collect();
         let name = SeriesName::new(self.required("device", row)?, self.required("sensor", row)?);
-        Ok(Stored { name, model: self.required("model", row)?, outcome, normal, checks })
+        Ok(Stored { name, model: self.required("model", row)?, outcome, normal, checks, rows: 0 })
     }
 
     fn model(&self, row: usize) -> Result<Model, String> {

@@ -5,7 +5,7 @@
 //! | `format` | the files of a set: manifest and Parquet parts |
 //! | `registry` | adds, loads and verifies sets |
 //! | `naming` | file names to series |
-//! | [`import()`] | sets from scikit-learn pickles |
+//! | [`import()`] | sets from files of models |
 //! | [`train()`] | sets from stored windows |
 
 mod error;
@@ -13,11 +13,12 @@ mod format;
 mod import;
 mod naming;
 mod registry;
-pub(crate) mod sources;
+mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
 pub use format::{FORMAT, Manifest, Part};
+pub(crate) use import::read_files;
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
 pub use registry::{VerifyReport, load, manifest, verify};
