@@ -19,7 +19,6 @@ pub mod diff;
 pub mod error;
 pub mod models;
 pub mod output;
-pub mod pickle;
 pub mod plan;
 mod planner;
 pub mod predict;

@@ -41,6 +41,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, context: &Context, store: &dyn Store, blobs: &Blobs) -> Outcome {
     let options = ImportOptions {
         sources: args.paths,
+        lists: args.list,
         pattern: args.pattern,
         allow_partial: args.allow_partial,
         activate: !args.no_activate,
@@ -70,14 +71,22 @@ fn words(report: &ImportReport, active: bool) {
         eprintln!("refused {path}: {why}");
     }
     more(report.refused.len(), "refused");
-    for path in report.skipped.iter().take(SHOWN) {
-        eprintln!("skipped {path}: its name does not match the pattern");
+    for (path, why) in report.skipped.iter().take(SHOWN) {
+        eprintln!("skipped {path}: it {why}");
     }
     more(report.skipped.len(), "skipped");
+    if report.single_precision > 0 {
+        let n = report.single_precision;
+        eprintln!(
+            "note: the numbers of {n} models are float32, as ONNX has them: labels near a border may differ"
+        );
+    }
+    let formats: Vec<String> = report.formats.iter().map(|(f, n)| format!("{n} {}", f.name())).collect();
     output::print(&format!(
-        "model set {}: {} models imported, {} refused; {}",
+        "model set {}: {} models imported ({}), {} refused; {}",
         report.version,
         report.imported,
+        formats.join(", "),
         report.refused.len(),
         if active { "active" } else { "not active" }
     ));
@@ -90,13 +99,18 @@ fn more(all: usize, what: &str) {
 }
 
 fn as_json(report: &ImportReport, active: bool) -> serde_json::Value {
-    let refused: Vec<_> =
-        report.refused.iter().map(|(path, why)| json!({"path": path, "why": why})).collect();
+    let listed = |list: &[(String, String)]| {
+        list.iter().map(|(path, why)| json!({"path": path, "why": why})).collect::<Vec<_>>()
+    };
+    let formats: serde_json::Map<String, serde_json::Value> =
+        report.formats.iter().map(|(f, n)| (f.name().to_owned(), json!(n))).collect();
     json!({
         "version": report.version,
         "imported": report.imported,
-        "refused": refused,
-        "skipped": report.skipped,
+        "refused": listed(&report.refused),
+        "skipped": listed(&report.skipped),
+        "single_precision": report.single_precision,
+        "formats": formats,
         "active": active,
     })
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/tests/data")
 }
 
 struct Place {
@@ -92,7 +92,8 @@ async fn what_is_imported_is_what_is_loaded_to_the_bit() {
             "b" => "1.9_bare_scale_p4.pkl",
             _ => "1.9_rbf.joblib",
         };
-        let model = crate::pickle::read_model(&std::fs::read(data().join(fixture)).unwrap()).unwrap();
+        let model =
+            fleetscore_formats::pickle::read_model(&std::fs::read(data().join(fixture)).unwrap()).unwrap();
         assert_eq!(entry.outcome, Ok(filled(model.clone())));
         assert_eq!(entry.normal, Some(fleetscore_kernel::normal_intervals(&model)));
         let id = p.store.lookup(std::slice::from_ref(&entry.name)).await.unwrap()[0];
