@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "nothing is exported: `pub` marks what the modules share")]
 
 mod bad_lines;
+mod benchmarks;
 mod blobs;
 mod conformance;
 mod golden;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         blobs::trials,
         pickles::trials,
         readme_sql::trials,
+        benchmarks::trials,
         conformance::trials,
     ] {
         trials.extend(module(&servers));

@@ -4,7 +4,7 @@ use clap::{Parser, ValueEnum};
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::million::{self, Measured, Scenario};
 use fleetscore_benchmarks::report::Report;
-use fleetscore_benchmarks::server::{self, Postgres};
+use fleetscore_benchmarks::server::Postgres;
 use fleetscore_benchmarks::{Result, child};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -75,8 +75,7 @@ async fn run(args: Args) -> Result<()> {
             Kind::Sqlite => None,
         };
         if let Some(server) = &server {
-            let settings: Vec<String> = server::SETTINGS.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            report.setting("server", format!("{}, {}", server.version()?, settings.join(" ")));
+            report.setting("server", server.description()?);
         }
         let mut measured = Vec::new();
         for n in &models {

@@ -3,6 +3,7 @@
 //! A benchmark drives the built binary as a process, checks what it counted and decided against plain arithmetic, and
 //! prints a [`report::Report`]. Only what was measured in one run is ever divided by one another.
 
+pub mod activation;
 pub mod bare;
 pub mod child;
 pub mod fleet;

@@ -287,7 +287,7 @@ pub fn report(report: &mut Report, store: &str, measured: &[Measured]) {
             "peak MB",
             "without files MB",
             "s per million",
-            "cost of a row / at the least models",
+            "s per row / of the first line",
         ],
     );
     let mut bare = Table::new(

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const NOBODY: u32 = 65534;
 
 /// What the server is started with, said in the report.
-pub const SETTINGS: &[(&str, &str)] = &[
+const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("shared_buffers", "512MB"),
@@ -107,12 +107,14 @@ impl Postgres {
         Ok(())
     }
 
-    /// The server's version, in its own words.
+    /// The server's version and what it was started with.
     ///
     /// # Errors
     /// The program does not answer.
-    pub fn version(&self) -> Result<String> {
-        Ok(succeed(Command::new(self.bin.join("postgres")).arg("--version"))?.stdout.trim().to_owned())
+    pub fn description(&self) -> Result<String> {
+        let version = succeed(Command::new(self.bin.join("postgres")).arg("--version"))?.stdout;
+        let settings: Vec<String> = SETTINGS.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        Ok(format!("{}, {}", version.trim(), settings.join(" ")))
     }
 }
 

@@ -135,3 +135,45 @@ async fn intern(store: &dyn Store, fleet: &Fleet, series: u32) -> Result<Vec<(Se
     ids.sort_unstable();
     Ok(ids)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Float64Type, Int64Type};
+    use fleetscore_schemas::time::Interval;
+    use futures::TryStreamExt;
+
+    #[tokio::test]
+    async fn windows_are_stored_as_an_aggregator_would_store_them() {
+        let (fleet, minute, start) = (Fleet::new(700, 3), 60_000_000, Timestamp(1_767_225_600_000_000));
+        let mut filler = Filler::open("memory:", fleet, fleet.models, minute).await.unwrap();
+        let end = start.plus_us(2 * minute);
+        filler.put(start, 0, end).await.unwrap();
+        filler.put(start.plus_us(minute), 1, end).await.unwrap();
+        let progress = filler.store().progress().await.unwrap();
+        assert_eq!((progress.rows[0].watermark, progress.rows[0].next_offset), (Some(end), 2));
+        for pane in 0..2 {
+            let interval = Interval::starting(start.plus_us(i64::from(pane) * minute), minute);
+            let batches: Vec<RecordBatch> =
+                filler.store().windows(interval).await.unwrap().try_collect().await.unwrap();
+            let mut row = 0;
+            for batch in batches {
+                let column = |name: &str| batch.column_by_name(name).unwrap();
+                let (mean, stddev) = (
+                    column("mean").as_primitive::<Float64Type>(),
+                    column("stddev").as_primitive::<Float64Type>(),
+                );
+                let version = column("version").as_primitive::<Int64Type>();
+                for i in 0..batch.num_rows() {
+                    let window = fleet.window(filler.series[row].1, pane as u32);
+                    assert_eq!(mean.value(i), window.mean());
+                    assert!((stddev.value(i) - window.stddev).abs() < 1e-12);
+                    assert_eq!(version.value(i), 1);
+                    row += 1;
+                }
+            }
+            assert_eq!(row, 700);
+        }
+    }
+}

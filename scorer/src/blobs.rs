@@ -201,6 +201,35 @@ impl Blobs {
         }
     }
 
+    /// The bytes of an immutable object: mapped into memory where the root is a local folder, else fetched whole.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`], and whatever the service says.
+    pub async fn map(&self, name: &str) -> Result<Bytes> {
+        let Some(root) = &self.root else { return self.get(name).await };
+        let local = LocalFileSystem::new_with_prefix(root).map_err(|e| self.error(name, e))?;
+        let path = local.path_to_filesystem(&self.path(name)).map_err(|e| self.error(name, e))?;
+        let mapped = tokio::task::spawn_blocking(move || {
+            let file = std::fs::File::open(path)?;
+            // SAFETY: what is mapped must not change while it is. Objects that are mapped are immutable: they appear by
+            // a rename when they are whole, nothing writes to them again, and whoever removes a set unlinks its files,
+            // which leaves what is mapped as it is. (Somebody else who cuts such a file short makes the process end by
+            // SIGBUS, as with any mapped file.)
+            unsafe { memmap2::Mmap::map(&file) }
+        });
+        let mapped = mapped.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        match mapped {
+            Ok(mapped) => Ok(Bytes::from_owner(mapped)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(BlobError::NotFound { name: name.to_owned() })
+            }
+            Err(e) => {
+                let source = Box::new(e);
+                Err(self.error(name, object_store::Error::Generic { store: "LocalFileSystem", source }))
+            }
+        }
+    }
+
     /// Makes an object that must not exist yet; `false` where one exists, which stays as it is.
     pub async fn put_create(&self, name: &str, bytes: Bytes) -> Result<bool> {
         let options = PutOptions::from(PutMode::Create);

@@ -1,111 +1,142 @@
-//! Scoring as a DataFusion plan: windows (a stream, ascending by series) joined with the model table by series, then
-//! one scoring function over columns. The only file of this crate that knows DataFusion.
+//! Scoring as a DataFusion plan: the windows of an interval, ascending by series, merged by position with the models of a
+//! set, which ascend by series too. The only file of this crate that knows DataFusion.
 //!
 //! ```text
-//! Projection: score(series, version, feature…, series of the model, row in the table)
-//!   SortMergeJoin: full (left where rows are wanted only for series with data)
-//!     windows            streamed from the store
-//!     models             kept in memory, shared by all runs of a set
+//! ScoreExec: merges, scores on all cores, keeps the order
+//!   windows: streamed from the store
 //! ```
+//!
+//! Memory: what is in flight is bounded by [`pieces::ROWS`] rows for each core, whatever the number of series; the models
+//! themselves stay where the pack lies.
 
-use crate::models::{ModelSet, ranges_text};
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Builder, Int64Builder, RecordBatch,
-    StringBuilder, StructArray, UInt32Array, UInt32Builder, new_null_array,
-};
-use arrow::compute::{SortOptions, sort_to_indices, take_record_batch};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt32Type};
-use datafusion_common::config::ConfigOptions;
-use datafusion_common::{DataFusionError, JoinType, NullEquality, internal_err};
+mod explain;
+mod pieces;
+mod rows;
+
+pub(crate) use explain::write_ranges;
+
+use crate::models::ModelSet;
+use arrow::array::RecordBatch;
+use datafusion_common::tree_node::TreeNodeRecursion;
+use datafusion_common::{DataFusionError, internal_err};
 use datafusion_execution::{SendableRecordBatchStream, TaskContext};
-use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion_physical_expr::expressions::Column;
-use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
-use datafusion_physical_plan::ExecutionPlan;
-use datafusion_physical_plan::joins::SortMergeJoinExec;
-use datafusion_physical_plan::projection::ProjectionExec;
+use datafusion_physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+};
+use datafusion_physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion_physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use fleetscore_kernel::{ModelTable, NO_MODEL};
-use fleetscore_schemas::status::PredictionStatus;
+use datafusion_physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::window::{Feature, prediction_schema, window_schema};
-use fleetscore_store::{RunCounts, StoreError};
+use fleetscore_store::StoreError;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
+use pieces::{Cutter, Piece};
+use rows::{Job, Part};
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
-/// Windows of one interval on their way from the store.
+/// Windows of one interval on their way from the store: columns of [`window_schema`], ascending by series over all
+/// batches.
 pub type Windows = BoxStream<'static, Result<RecordBatch, StoreError>>;
 
-/// A model set laid out for scoring; made once for each version and shared by its runs.
+/// Predictions of one interval: columns of [`prediction_schema`], ascending by series over all batches.
+pub type Predictions = BoxStream<'static, Result<RecordBatch, ScoreError>>;
+
+/// What a run scores with: a set, and for a few series another one. Cheap to make; it holds no copy of any model.
 pub struct ScoringTable {
-    version: i64,
-    /// `series: UInt32, row: UInt32`, ascending by series.
-    index: RecordBatch,
-    rows: Vec<Row>,
-    models: ModelTable,
+    set: Arc<ModelSet>,
+    /// Ascending by series, one for each.
+    pins: Vec<Pin>,
 }
 
-struct Row {
-    name: String,
-    /// Index in the model table; `NO_MODEL` for a refused model.
-    model: u32,
-    /// What the model calls normal, in words.
-    normal: Option<String>,
+/// A series that is scored by another set than the run's own.
+struct Pin {
+    series: SeriesId,
+    set: Arc<ModelSet>,
+    /// Index of the shard in the pinned set, and of the row in it; `None` where that set has no model for the series.
+    found: Option<(usize, u32)>,
 }
 
 impl std::fmt::Debug for ScoringTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ScoringTable(set {}, {} entries)", self.version, self.rows.len())
+        let (version, models, pins) = (self.set.version, self.set.len(), self.pins.len());
+        write!(f, "ScoringTable(set {version}, {models} entries, {pins} pins)")
     }
 }
 
 impl ScoringTable {
-    /// Lays out a set. Entries whose model breaks the kernel's rules count as refused.
-    pub fn new(set: &ModelSet) -> Self {
-        let mut models = ModelTable::default();
-        let rows: Vec<Row> = set
-            .entries
-            .iter()
-            .map(|e| Row {
-                name: e.model.clone(),
-                model: match &e.outcome {
-                    Ok(m) if m.validate().is_ok() => models.push(m),
-                    _ => NO_MODEL,
-                },
-                normal: e.normal.as_deref().map(ranges_text),
-            })
+    /// Every series by this set.
+    pub fn new(set: Arc<ModelSet>) -> Self {
+        Self { set, pins: Vec::new() }
+    }
+
+    /// Every series by this set but the pinned ones, each by the set beside it; of several pins of one series the last
+    /// counts, and a pin to the set itself is none. A series whose pinned set has no model for it becomes `no_model`.
+    pub fn with_pins(set: Arc<ModelSet>, pins: Vec<(SeriesId, Arc<ModelSet>)>) -> Self {
+        let mut pins = pins;
+        pins.reverse(); // the sort keeps the order of equals: the last one comes first now
+        pins.sort_by_key(|(series, _)| *series);
+        pins.dedup_by_key(|(series, _)| *series);
+        let pins = pins
+            .into_iter()
+            .filter(|(_, pinned)| pinned.version != set.version)
+            .map(|(series, set)| Pin { series, found: find(&set, series), set })
             .collect();
-        let series = UInt32Array::from_iter_values(set.entries.iter().map(|e| e.series));
-        let row = UInt32Array::from_iter_values(0..rows.len() as u32);
-        let index = RecordBatch::try_new(index_schema(), vec![Arc::new(series), Arc::new(row)])
-            .expect("two UInt32 columns of one length");
-        Self { version: set.version, index, rows, models }
+        Self { set, pins }
     }
 
-    /// The set's version.
+    /// Version of the set; pinned series have their own.
     pub fn version(&self) -> i64 {
-        self.version
+        self.set.version
     }
 
-    /// Number of entries, refused ones included.
+    /// Pinned series whose set has no model for them, each with the version of that set.
+    pub fn pinned_without_model(&self) -> impl Iterator<Item = (SeriesId, i64)> + '_ {
+        self.pins.iter().filter(|p| p.found.is_none()).map(|p| (p.series, p.set.version))
+    }
+
+    /// Number of entries of the set, refused ones included.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.set.len()
     }
 
     /// Whether the set has no entries.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
+    }
+
+    /// What is wrong with scoring these features by the sets of this table, in words; `None` where they fit.
+    pub fn misfit(&self, features: &[Feature]) -> Option<String> {
+        let sets = std::iter::once(&self.set).chain(self.pins.iter().map(|p| &p.set));
+        let mut sets: Vec<&Arc<ModelSet>> = sets.filter(|s| s.features != features).collect();
+        sets.sort_by_key(|s| s.version);
+        let set = sets.first()?;
+        let names = |of: &[Feature]| of.iter().map(|f| f.as_str()).collect::<Vec<_>>().join(", ");
+        let becomes = if set.features.len() == features.len() {
+            "its models are given columns that they were not made for"
+        } else {
+            "its rows become model_error"
+        };
+        Some(format!(
+            "model set {} takes the features {}, and the setting `features` of the schedule is {}: {becomes}; activate \
+             a set that was made for these features, or score with a schedule that has the set's",
+            set.version,
+            names(&set.features),
+            names(features)
+        ))
     }
 }
 
-/// Predictions of one interval.
-#[derive(Debug, Clone)]
-pub struct Scored {
-    /// Columns of [`prediction_schema`], ascending by series.
-    pub batches: Vec<RecordBatch>,
-    /// How many series ended with which status.
-    pub counts: RunCounts,
+/// Where a set holds a series' entry.
+fn find(set: &ModelSet, series: SeriesId) -> Option<(usize, u32)> {
+    let shards = set.shards();
+    let shard = shards.partition_point(|s| s.series().last().is_some_and(|last| *last < series));
+    let row = shards.get(shard)?.series().binary_search(&series).ok()?;
+    Some((shard, u32::try_from(row).ok()?))
 }
 
 /// Why scoring failed as a whole.
@@ -124,7 +155,10 @@ impl From<DataFusionError> for ScoreError {
         match e {
             DataFusionError::External(inner) => match inner.downcast::<StoreError>() {
                 Ok(e) => Self::Store(*e),
-                Err(other) => Self::Plan(other.to_string()),
+                Err(other) => match other.downcast::<Self>() {
+                    Ok(e) => *e,
+                    Err(other) => Self::Plan(other.to_string()),
+                },
             },
             DataFusionError::Context(_, inner) => Self::from(*inner),
             other => Self::Plan(other.to_string()),
@@ -132,27 +166,31 @@ impl From<DataFusionError> for ScoreError {
     }
 }
 
-/// Scores one interval: each window and each model of the set gives one row; with `data_only`, each window alone.
+impl From<arrow::error::ArrowError> for ScoreError {
+    fn from(e: arrow::error::ArrowError) -> Self {
+        Self::Plan(e.to_string())
+    }
+}
+
+/// Scores one interval: each window and each model gives one row; with `data_only`, each window alone. Batches are scored
+/// on all cores and come in the order of their series; nothing is read before the stream is polled, and it must be
+/// polled within a Tokio runtime.
+///
+/// A set that takes another number of features than are given yields `model_error` for its series
+/// ([`ScoringTable::misfit`] says so).
 ///
 /// # Errors
-/// [`ScoreError::Store`] with the store's error if the windows broke off, else [`ScoreError::Plan`].
-pub async fn score(
+/// [`ScoreError::Plan`] without features; in the stream [`ScoreError::Store`] with the store's error where the windows
+/// broke off, else [`ScoreError::Plan`].
+pub fn score(
     table: &Arc<ScoringTable>,
     features: &[Feature],
     data_only: bool,
     windows: Windows,
-) -> Result<Scored, ScoreError> {
+) -> Result<Predictions, ScoreError> {
     let plan = physical_plan(table, features, data_only, windows)?;
-    let mut out = plan.execute(0, Arc::new(TaskContext::default()))?;
-    let mut batches = Vec::new();
-    while let Some(batch) = out.try_next().await? {
-        if batch.num_rows() > 0 {
-            batches.push(RecordBatch::from(batch.column(0).as_struct()));
-        }
-    }
-    let batches = ascending(batches)?;
-    let counts = batches.iter().map(count).fold(RunCounts::default(), add);
-    Ok(Scored { batches, counts })
+    let out = plan.execute(0, Arc::new(TaskContext::default()))?;
+    Ok(out.map_err(ScoreError::from).boxed())
 }
 
 fn physical_plan(
@@ -165,44 +203,22 @@ fn physical_plan(
         return internal_err!("a schedule has at least one feature");
     }
     let windows = windows.map_err(|e| DataFusionError::External(Box::new(e))).boxed();
-    let models = stream::iter([Ok(table.index.clone())]).boxed();
-    let left = source(window_schema(), windows)?;
-    let right = source(index_schema(), models)?;
-    let series = |column| Arc::new(Column::new("series", column)) as Arc<dyn PhysicalExpr>;
-    let join = SortMergeJoinExec::try_new(
-        left,
-        right,
-        vec![(series(0), series(0))],
-        None,
-        if data_only { JoinType::Left } else { JoinType::Full },
-        vec![SortOptions::default()],
-        NullEquality::NullEqualsNothing,
-    )?;
-    let wide = window_schema().fields().len();
-    let column = |name: &str, at| Arc::new(Column::new(name, at)) as Arc<dyn PhysicalExpr>;
-    let mut args = vec![column("series", 0), column("version", 1)];
-    for f in features {
-        let at = 2 + Feature::ALL.iter().position(|g| g == f).expect("ALL holds every feature");
-        args.push(column(f.as_str(), at));
-    }
-    args.extend([column("series", wide), column("row", wide + 1)]);
-    let udf = ScalarUDF::new_from_impl(Score {
-        table: table.clone(),
-        signature: Signature::variadic_any(Volatility::Immutable),
-    });
-    let call: Arc<dyn PhysicalExpr> = Arc::new(ScalarFunctionExpr::new(
-        "score",
-        Arc::new(udf),
-        args,
-        Arc::new(Field::new("score", prediction_type(), false)),
-        Arc::new(ConfigOptions::default()),
-    ));
-    Ok(Arc::new(ProjectionExec::try_new([(call, "prediction".to_owned())], Arc::new(join))?))
+    let once = Once { schema: window_schema(), stream: Mutex::new(Some(windows)) };
+    let order = LexOrdering::new([by_series()]);
+    let source =
+        StreamingTableExec::try_new(window_schema(), vec![Arc::new(once)], None, order, false, None)?;
+    let job = Job { table: table.clone(), features: features.into(), data_only };
+    Ok(Arc::new(ScoreExec::new(Arc::new(source), Arc::new(job))))
+}
+
+/// The column `series`, first in windows and in predictions, ascending.
+fn by_series() -> PhysicalSortExpr {
+    PhysicalSortExpr::new_default(Arc::new(Column::new("series", 0)))
 }
 
 /// A leaf of the plan that hands out a stream once.
 struct Once {
-    schema: SchemaRef,
+    schema: arrow::datatypes::SchemaRef,
     stream: Mutex<Option<BoxStream<'static, Result<RecordBatch, DataFusionError>>>>,
 }
 
@@ -213,7 +229,7 @@ impl std::fmt::Debug for Once {
 }
 
 impl PartitionStream for Once {
-    fn schema(&self) -> &SchemaRef {
+    fn schema(&self) -> &arrow::datatypes::SchemaRef {
         &self.schema
     }
 
@@ -226,211 +242,154 @@ impl PartitionStream for Once {
     }
 }
 
-fn source(
-    schema: SchemaRef,
-    stream: BoxStream<'static, Result<RecordBatch, DataFusionError>>,
-) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-    let once = Once { schema: schema.clone(), stream: Mutex::new(Some(stream)) };
-    Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(once)], None, [], false, None)?))
+/// The operator: windows in, predictions out, both ascending by series.
+struct ScoreExec {
+    windows: Arc<dyn ExecutionPlan>,
+    job: Arc<Job>,
+    properties: Arc<PlanProperties>,
 }
 
-fn index_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("series", DataType::UInt32, false),
-        Field::new("row", DataType::UInt32, false),
-    ]))
-}
-
-fn prediction_type() -> DataType {
-    DataType::Struct(prediction_schema().fields().clone())
-}
-
-/// `score(series, version, feature…, series of the model, row)`: one struct of [`prediction_schema`] for each row.
-#[derive(Debug)]
-struct Score {
-    table: Arc<ScoringTable>,
-    signature: Signature,
-}
-
-impl PartialEq for Score {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.table, &other.table)
-    }
-}
-
-impl Eq for Score {}
-
-impl std::hash::Hash for Score {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.table.version.hash(state);
-    }
-}
-
-impl ScalarUDFImpl for Score {
-    fn name(&self) -> &str {
-        "score"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType, DataFusionError> {
-        Ok(prediction_type())
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let [series, version, features @ .., model_series, row] = arrays.as_slice() else {
-            return internal_err!("score takes at least five columns");
-        };
-        let features: Vec<&Float64Array> = features.iter().map(|f| f.as_primitive::<Float64Type>()).collect();
-        let columns = Input {
-            series: series.as_primitive::<UInt32Type>(),
-            version: version.as_primitive::<Int64Type>(),
-            features,
-            model_series: model_series.as_primitive::<UInt32Type>(),
-            row: row.as_primitive::<UInt32Type>(),
-        };
-        let out = score_columns(&self.table, &columns)?;
-        Ok(ColumnarValue::Array(Arc::new(out)))
-    }
-}
-
-/// Columns of the join.
-struct Input<'a> {
-    series: &'a UInt32Array,
-    version: &'a arrow::array::Int64Array,
-    features: Vec<&'a Float64Array>,
-    model_series: &'a UInt32Array,
-    row: &'a UInt32Array,
-}
-
-impl Input<'_> {
-    /// Whether all features of a row are finite numbers.
-    fn is_valid(&self, i: usize) -> bool {
-        self.features.iter().all(|f| f.is_valid(i) && f.value(i).is_finite())
-    }
-}
-
-fn score_columns(table: &ScoringTable, input: &Input<'_>) -> Result<StructArray, DataFusionError> {
-    let n = input.series.len();
-    // First the decisions of all rows that can have one, in one pass over columns …
-    let models: Vec<u32> = (0..n)
-        .map(|i| {
-            if input.row.is_valid(i) && input.series.is_valid(i) && input.is_valid(i) {
-                table.rows[input.row.value(i) as usize].model
-            } else {
-                NO_MODEL
-            }
-        })
-        .collect();
-    let columns: Vec<&[f64]> = input.features.iter().map(|f| &f.values()[..]).collect();
-    let mut decisions = vec![f64::NAN; n];
-    table.models.decisions(&models, &columns, &mut decisions);
-
-    // … then what they mean.
-    let mut series = UInt32Builder::with_capacity(n);
-    let mut value = Float64Builder::with_capacity(n);
-    let mut prediction = Int16Builder::with_capacity(n);
-    let mut decision = Float64Builder::with_capacity(n);
-    let mut status = StringBuilder::with_capacity(n, n * 8);
-    let mut model = StringBuilder::with_capacity(n, n * 16);
-    let mut version = Int64Builder::with_capacity(n);
-    let mut normal = StringBuilder::new();
-    for i in 0..n {
-        let has_window = input.series.is_valid(i);
-        let row = input.row.is_valid(i).then(|| &table.rows[input.row.value(i) as usize]);
-        series.append_value(if has_window { input.series.value(i) } else { input.model_series.value(i) });
-        version.append_value(if has_window { input.version.value(i) } else { 0 });
-        let first = input.features[0];
-        value.append_option(
-            (has_window && first.is_valid(i)).then(|| first.value(i)).filter(|v| v.is_finite()),
+impl ScoreExec {
+    fn new(windows: Arc<dyn ExecutionPlan>, job: Arc<Job>) -> Self {
+        let order = EquivalenceProperties::new_with_orderings(prediction_schema(), [[by_series()]]);
+        let properties = PlanProperties::new(
+            order,
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
         );
-        let d = decisions[i];
-        let of = match row {
-            None => PredictionStatus::NoModel,
-            Some(row) if row.model == NO_MODEL => PredictionStatus::ModelError,
-            Some(_) if !has_window => PredictionStatus::NoData,
-            Some(_) if !input.is_valid(i) => PredictionStatus::InputInvalid,
-            Some(_) if !d.is_finite() => PredictionStatus::ModelError,
-            Some(_) => PredictionStatus::Scored,
-        };
-        let scored = of == PredictionStatus::Scored;
-        let anomaly = scored && fleetscore_kernel::is_anomaly(d);
-        prediction.append_option(scored.then_some(i16::from(anomaly)));
-        decision.append_option(scored.then_some(d));
-        status.append_value(of.as_str());
-        model.append_option(row.map(|r| r.name.as_str()));
-        normal.append_option(row.filter(|_| anomaly).and_then(|r| r.normal.as_deref()));
+        Self { windows, job, properties: Arc::new(properties) }
     }
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(series.finish()),
-        Arc::new(value.finish()),
-        Arc::new(prediction.finish()),
-        Arc::new(decision.finish()),
-        Arc::new(status.finish()),
-        Arc::new(model.finish()),
-        Arc::new(version.finish()),
-        Arc::new(normal.finish()),
-        new_null_array(&DataType::Int64, n), // every row by the run's own set
-    ];
-    Ok(StructArray::try_new(prediction_schema().fields().clone(), columns, None)?)
 }
 
-/// The join hands out its rows in the order of its key; should an operator ever not, they are sorted here, because the
-/// store relies on it.
-fn ascending(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, ScoreError> {
-    let mut last = None;
-    let sorted = batches.iter().all(|b| {
-        b.column(0).as_primitive::<UInt32Type>().values().iter().all(|s| {
-            let up = last.is_none_or(|l| l < *s);
-            last = Some(*s);
-            up
-        })
-    });
-    if sorted {
-        return Ok(batches);
+impl std::fmt::Debug for ScoreExec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ScoreExec({:?})", self.job.table)
     }
-    let sort = || -> Result<RecordBatch, arrow::error::ArrowError> {
-        let all = arrow::compute::concat_batches(&prediction_schema(), &batches)?;
-        take_record_batch(&all, &sort_to_indices(all.column(0), None, None)?)
-    };
-    Ok(vec![sort().map_err(|e| ScoreError::Plan(e.to_string()))?])
 }
 
-/// Column of `status` in [`prediction_schema`].
-const STATUS: usize = 4;
-/// Column of `prediction`.
-const PREDICTION: usize = 2;
+impl DisplayAs for ScoreExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ScoreExec: set={}, data_only={}", self.job.table.version(), self.job.data_only)
+    }
+}
 
-fn count(batch: &RecordBatch) -> RunCounts {
-    let mut c = RunCounts::default();
-    let prediction = batch.column(PREDICTION).as_primitive::<arrow::datatypes::Int16Type>();
-    for (i, status) in batch.column(STATUS).as_string::<i32>().iter().enumerate() {
-        match status.and_then(|s| s.parse().ok()) {
-            Some(PredictionStatus::Scored) => {
-                c.scored += 1;
-                c.anomalies += i64::from(prediction.value(i));
-            }
-            Some(PredictionStatus::NoData) => c.no_data += 1,
-            Some(PredictionStatus::NoModel) => c.no_model += 1,
-            Some(PredictionStatus::InputInvalid) => c.input_invalid += 1,
-            Some(PredictionStatus::ModelError) | None => c.model_error += 1,
+impl ExecutionPlan for ScoreExec {
+    fn name(&self) -> &'static str {
+        "ScoreExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.windows]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion, DataFusionError>,
+    ) -> Result<TreeNodeRecursion, DataFusionError> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        match <[_; 1]>::try_from(children) {
+            Ok([windows]) => Ok(Arc::new(Self::new(windows, self.job.clone()))),
+            Err(other) => internal_err!("scoring has one input, and {} are given", other.len()),
         }
     }
-    c
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        let windows = self.windows.execute(partition, context)?.map_err(ScoreError::from).boxed();
+        let scored = scored(&self.job, windows).map_err(|e| DataFusionError::External(Box::new(e)));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(prediction_schema(), scored)))
+    }
 }
 
-fn add(a: RunCounts, b: RunCounts) -> RunCounts {
-    RunCounts {
-        scored: a.scored + b.scored,
-        anomalies: a.anomalies + b.anomalies,
-        no_data: a.no_data + b.no_data,
-        no_model: a.no_model + b.no_model,
-        model_error: a.model_error + b.model_error,
-        input_invalid: a.input_invalid + b.input_invalid,
+type Batches = BoxStream<'static, Result<RecordBatch, ScoreError>>;
+
+/// Cut into pieces, scored and explained on all cores, in order.
+fn scored(job: &Arc<Job>, windows: Batches) -> Batches {
+    // One more than can be worked on at once: while the consumer takes its time, nobody waits for it.
+    let in_flight = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) + 1;
+    let (score, explain) = (job.clone(), job.clone());
+    let mut explained = 0;
+    cut(job, windows)
+        .map(move |piece| on_a_core(piece, score.clone(), |piece: Piece, job: &Job| job.score(&piece)))
+        .buffered(in_flight)
+        .map(move |part| {
+            // In the order of series, so that it does not matter how the windows are cut into batches.
+            part.map(|mut part| {
+                part.explain_at_most(explain::ROWS - explained);
+                explained += part.to_explain();
+                part
+            })
+        })
+        .map(move |part| {
+            let job = explain.clone();
+            async move {
+                match part {
+                    Ok(part) if part.to_explain() == 0 => part.finish(),
+                    part => on_a_core(part, job, |part: Part, job: &Job| job.explain(part)).await,
+                }
+            }
+        })
+        .buffered(in_flight)
+        .boxed()
+}
+
+/// Runs what computes for a while off the async threads.
+async fn on_a_core<T: Send + 'static, U: Send + 'static>(
+    input: Result<T, ScoreError>,
+    job: Arc<Job>,
+    work: impl FnOnce(T, &Job) -> Result<U, ScoreError> + Send + 'static,
+) -> Result<U, ScoreError> {
+    let input = input?;
+    let done = tokio::task::spawn_blocking(move || work(input, &job)).await;
+    done.unwrap_or_else(|e| Err(ScoreError::Plan(e.to_string())))
+}
+
+/// The windows with the models that belong to them, and at the end the models that are left.
+fn cut(job: &Arc<Job>, windows: Batches) -> BoxStream<'static, Result<Piece, ScoreError>> {
+    struct State {
+        windows: Option<Batches>,
+        cutter: Cutter,
+        ready: VecDeque<Piece>,
     }
+    let state = State { windows: Some(windows), cutter: Cutter::new(job.clone()), ready: VecDeque::new() };
+    stream::try_unfold(state, |mut s| async move {
+        loop {
+            if let Some(piece) = s.ready.pop_front() {
+                return Ok(Some((piece, s)));
+            }
+            let Some(windows) = &mut s.windows else { return Ok(None) };
+            match windows.try_next().await? {
+                Some(batch) => s.cutter.push(&batch, &mut s.ready)?,
+                None => {
+                    s.windows = None;
+                    s.cutter.finish(&mut s.ready);
+                }
+            }
+        }
+    })
+    .boxed()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 use super::*;
 use crate::models::Entry;
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Array};
+use arrow::datatypes::{Float64Type, Int16Type, Int64Type, UInt32Type};
 use fleetscore_kernel::{Kernel, Model};
 use fleetscore_schemas::SeriesName;
 use proptest::prelude::*;
@@ -18,42 +20,69 @@ fn below(limit: f64) -> Model {
     }
 }
 
+/// Normal where the sum of two features is below `limit`.
+fn sum_below(limit: f64) -> Model {
+    Model { features: 2, support_vectors: vec![1.0, 1.0], ..below(limit) }
+}
+
 fn entry(series: u32, outcome: Result<Model, String>) -> Entry {
+    let normal = outcome.as_ref().is_ok_and(|m| m.features == 1).then(|| vec![(0.0, 10.0)]);
     Entry {
         series,
         name: SeriesName::new("d", series.to_string()),
         model: format!("model_d_{series}"),
         outcome,
-        normal: Some(vec![(0.0, 10.0)]),
+        normal,
     }
 }
 
+fn set_of(version: i64, features: &[Feature], entries: Vec<Entry>) -> Arc<ModelSet> {
+    // In shards of a few entries, so that shards end everywhere too.
+    let of =
+        |entries: &[Entry]| ModelSet::from_entries(version, features.to_vec(), entries.to_vec()).unwrap();
+    let shards = entries.chunks(5).flat_map(|chunk| of(chunk).shards().to_vec()).collect();
+    Arc::new(ModelSet::new(version, features.to_vec(), shards).unwrap())
+}
+
+fn table(version: i64, entries: Vec<Entry>) -> Arc<ScoringTable> {
+    Arc::new(ScoringTable::new(set_of(version, &[Feature::Stddev], entries)))
+}
+
+/// The value is the stddev; the mean is 1 where it is NULL.
+fn batch(rows: &[(u32, Option<f64>)]) -> RecordBatch {
+    let series = UInt32Array::from_iter_values(rows.iter().map(|r| r.0));
+    let version = Int64Array::from_iter_values(rows.iter().map(|r| i64::from(r.0) + 100));
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(series), Arc::new(version)];
+    for f in Feature::ALL {
+        let values: Float64Array =
+            rows.iter().map(|r| if f == Feature::Stddev { r.1 } else { Some(r.1.unwrap_or(1.0)) }).collect();
+        columns.push(Arc::new(values));
+    }
+    RecordBatch::try_new(window_schema(), columns).unwrap()
+}
+
 fn windows(rows: &[(u32, Option<f64>)], split: usize) -> Windows {
-    let batch = |rows: &[(u32, Option<f64>)]| {
-        let series = UInt32Array::from_iter_values(rows.iter().map(|r| r.0));
-        let version = arrow::array::Int64Array::from_iter_values(rows.iter().map(|r| i64::from(r.0) + 100));
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(series), Arc::new(version)];
-        for f in Feature::ALL {
-            let values: Float64Array = rows
-                .iter()
-                .map(|r| if f == Feature::Stddev { r.1 } else { Some(r.1.unwrap_or(1.0)) })
-                .collect();
-            columns.push(Arc::new(values));
-        }
-        RecordBatch::try_new(window_schema(), columns).unwrap()
-    };
     let batches: Vec<_> = rows.chunks(split.max(1)).map(|c| Ok(batch(c))).collect();
     stream::iter(batches).boxed()
 }
 
-/// series → (status, prediction, decision, value, version, model, normal_range)
-type Rows =
-    BTreeMap<u32, (String, Option<i16>, Option<f64>, Option<f64>, i64, Option<String>, Option<String>)>;
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Row {
+    status: String,
+    prediction: Option<i16>,
+    decision: Option<f64>,
+    value: Option<f64>,
+    version: i64,
+    model: Option<String>,
+    normal: Option<String>,
+    set: Option<i64>,
+}
 
-fn rows(scored: &Scored) -> Rows {
-    let mut out = Rows::new();
+async fn rows(predictions: Result<Predictions, ScoreError>) -> BTreeMap<u32, Row> {
+    let mut out = BTreeMap::new();
     let mut last = None;
-    for b in &scored.batches {
+    let batches: Vec<RecordBatch> = predictions.unwrap().try_collect().await.unwrap();
+    for b in &batches {
         assert_eq!(b.schema(), prediction_schema());
         for i in 0..b.num_rows() {
             let series = b.column(0).as_primitive::<UInt32Type>().value(i);
@@ -67,114 +96,230 @@ fn rows(scored: &Scored) -> Rows {
                 let c = b.column(c).as_string::<i32>();
                 c.is_valid(i).then(|| c.value(i).to_owned())
             };
-            let p = b.column(2).as_primitive::<arrow::datatypes::Int16Type>();
-            let version = b.column(6).as_primitive::<Int64Type>().value(i);
-            let row = (s(4).unwrap(), p.is_valid(i).then(|| p.value(i)), f(3), f(1), version, s(5), s(7));
+            let p = b.column(2).as_primitive::<Int16Type>();
+            let set = b.column(8).as_primitive::<Int64Type>();
+            let row = Row {
+                status: s(4).unwrap(),
+                prediction: p.is_valid(i).then(|| p.value(i)),
+                decision: f(3),
+                value: f(1),
+                version: b.column(6).as_primitive::<Int64Type>().value(i),
+                model: s(5),
+                normal: s(7),
+                set: set.is_valid(i).then(|| set.value(i)),
+            };
             out.insert(series, row);
         }
     }
     out
 }
 
+fn row(status: &str, value: Option<f64>, version: i64, model: Option<u32>) -> Row {
+    let model = model.map(|s| format!("model_d_{s}"));
+    Row { status: status.into(), value, version, model, ..Row::default() }
+}
+
 #[tokio::test]
 async fn each_status_has_its_row() {
-    let mut two = below(1.0);
-    (two.features, two.support_vectors) = (2, vec![1.0, 1.0]);
-    let set = ModelSet {
-        version: 7,
-        entries: vec![
+    let table = table(
+        7,
+        vec![
             entry(1, Ok(below(10.0))),
             entry(2, Ok(below(10.0))),
             entry(3, Ok(below(10.0))),
             entry(4, Err("refused".into())),
             entry(5, Err("refused".into())),
-            entry(6, Ok(two)),
             entry(9, Ok(below(10.0))),
         ],
-    };
-    let table = Arc::new(ScoringTable::new(&set));
+    );
     // Series 2 and 5 are silent; 0 and 8 have no model; 3 lies exactly on the edge.
-    let data = [
-        (0, Some(4.0)),
-        (1, Some(4.0)),
-        (3, Some(10.0)),
-        (4, Some(4.0)),
-        (6, Some(4.0)),
-        (8, Some(4.0)),
-        (9, None),
-    ];
-    let got = rows(&score(&table, &[Feature::Stddev], false, windows(&data, 2)).await.unwrap());
-    let model = |s: u32| Some(format!("model_d_{s}"));
-    let expected: Rows = [
-        (0, ("no_model".into(), None, None, Some(4.0), 100, None, None)),
-        (1, ("scored".into(), Some(0), Some(6.0), Some(4.0), 101, model(1), None)),
-        (2, ("no_data".into(), None, None, None, 0, model(2), None)),
-        (3, ("scored".into(), Some(1), Some(0.0), Some(10.0), 103, model(3), Some("0 … 10".into()))),
-        (4, ("model_error".into(), None, None, Some(4.0), 104, model(4), None)),
-        (5, ("model_error".into(), None, None, None, 0, model(5), None)),
-        (6, ("model_error".into(), None, None, Some(4.0), 106, model(6), None)),
-        (8, ("no_model".into(), None, None, Some(4.0), 108, None, None)),
-        (9, ("input_invalid".into(), None, None, None, 109, model(9), None)),
+    let data = [(0, Some(4.0)), (1, Some(4.0)), (3, Some(10.0)), (4, Some(4.0)), (8, Some(4.0)), (9, None)];
+    let got = rows(score(&table, &[Feature::Stddev], false, windows(&data, 2))).await;
+    let four = Some(4.0);
+    let decided = |decision, prediction| (Some(decision), Some(prediction));
+    let (d, p) = decided(6.0, 0);
+    let normal = Row { decision: d, prediction: p, ..row("scored", four, 101, Some(1)) };
+    let (d, p) = decided(0.0, 1);
+    let edge = row("scored", Some(10.0), 103, Some(3));
+    let edge = Row { decision: d, prediction: p, normal: Some("0 … 10".into()), ..edge };
+    let expected: BTreeMap<u32, Row> = [
+        (0, row("no_model", four, 100, None)),
+        (1, normal),
+        (2, row("no_data", None, 0, Some(2))),
+        (3, edge),
+        (4, row("model_error", four, 104, Some(4))),
+        (5, row("model_error", None, 0, Some(5))),
+        (8, row("no_model", four, 108, None)),
+        (9, row("input_invalid", None, 109, Some(9))),
     ]
     .into();
     assert_eq!(got, expected);
 
-    let scored = score(&table, &[Feature::Stddev], true, windows(&data, 100)).await.unwrap();
-    let only: Vec<u32> = rows(&scored).into_keys().collect();
-    assert_eq!(only, [0, 1, 3, 4, 6, 8, 9], "rows for series with data alone");
-    let c = scored.counts;
-    assert_eq!((c.scored, c.anomalies, c.no_data), (2, 1, 0));
-    assert_eq!((c.no_model, c.model_error, c.input_invalid), (2, 2, 1));
+    let got = rows(score(&table, &[Feature::Stddev], true, windows(&data, 100))).await;
+    let only: Vec<u32> = got.into_keys().collect();
+    assert_eq!(only, [0, 1, 3, 4, 8, 9], "rows for series with data alone");
+}
+
+#[tokio::test]
+async fn a_set_with_another_number_of_features_fails_its_models_and_says_so() {
+    let table = table(3, vec![entry(1, Ok(below(10.0))), entry(2, Ok(below(10.0)))]);
+    let wanted = [Feature::Mean, Feature::Max];
+    let got = rows(score(&table, &wanted, false, windows(&[(1, Some(4.0)), (3, Some(4.0))], 9))).await;
+    assert_eq!(got[&1], row("model_error", Some(4.0), 101, Some(1)));
+    assert_eq!((got[&2].status.as_str(), got[&3].status.as_str()), ("no_data", "no_model"));
+    let text = table.misfit(&wanted).unwrap();
+    assert!(
+        text.contains("`features`") && text.contains("model_error") && text.contains("mean, max"),
+        "{text}"
+    );
+    assert!(table.misfit(&[Feature::Mean]).unwrap().contains("not made for"));
+    assert_eq!(table.misfit(&[Feature::Stddev]), None);
+}
+
+#[tokio::test]
+async fn pinned_series_are_scored_by_their_set_and_say_so() {
+    let one = [Feature::Mean];
+    let own = set_of(3, &one, (1..=6).map(|s| entry(s, Ok(below(10.0)))).collect());
+    let old =
+        set_of(2, &one, vec![entry(1, Ok(below(1.0))), entry(4, Ok(below(1.0))), entry(9, Ok(below(1.0)))]);
+    // 2 and 5 have no model in the older set (5 sends nothing), 9 has one there alone, 6 is pinned to the set itself.
+    let pins = [9, 1, 2, 4, 5].map(|s| (s, old.clone())).into_iter().chain([(6, own.clone())]).collect();
+    let table = Arc::new(ScoringTable::with_pins(own, pins));
+    assert_eq!(table.pinned_without_model().collect::<Vec<_>>(), [(2, 2), (5, 2)]);
+    let data = [(1, Some(4.0)), (2, Some(4.0)), (3, Some(4.0)), (6, Some(4.0))];
+    let got = rows(score(&table, &one, false, windows(&data, 1))).await;
+    let brief: Vec<_> = got.iter().map(|(s, r)| (*s, r.status.as_str(), r.decision, r.set)).collect();
+    let expected = [
+        (1, "scored", Some(-3.0), Some(2)),
+        (2, "no_model", None, Some(2)),
+        (3, "scored", Some(6.0), None),
+        (4, "no_data", None, Some(2)),
+        (6, "scored", Some(6.0), None),
+        (9, "no_data", None, Some(2)),
+    ];
+    assert_eq!(brief, expected);
+    let got = rows(score(&table, &one, true, windows(&data, 9))).await;
+    assert_eq!(got.into_keys().collect::<Vec<_>>(), [1, 2, 3, 6]);
+}
+
+#[tokio::test]
+async fn anomalies_of_several_features_name_the_nearest_normal_values_up_to_a_bound() {
+    let features = [Feature::Mean, Feature::Stddev];
+    let n = explain::ROWS as u32 + 100;
+    let entries = (0..n).map(|s| entry(s, Ok(sum_below(10.0)))).collect();
+    let table = Arc::new(ScoringTable::new(set_of(1, &features, entries)));
+    // Every second one is normal: 3 + 3 is below 10, 15 + 15 is not.
+    let data: Vec<_> = (0..n).map(|s| (s, Some(if s % 2 == 0 { 15.0 } else { 3.0 }))).collect();
+    let got = rows(score(&table, &features, false, windows(&data, 100))).await;
+    assert_eq!(got[&0].prediction, Some(1));
+    assert_eq!((got[&1].prediction, &got[&1].normal), (Some(0), &None));
+    let text = got[&0].normal.clone().unwrap();
+    assert!(text.starts_with("mean 15 → ") && text.contains(", stddev 15 → "), "{text}");
+    assert!(got.values().filter(|r| r.prediction == Some(1)).all(|r| r.normal.is_some()));
+
+    // Each one anomalous: the first ones by series are explained, however the windows are cut.
+    let data: Vec<_> = (0..n).map(|s| (s, Some(15.0))).collect();
+    for split in [3, 1000] {
+        let got = rows(score(&table, &features, false, windows(&data, split))).await;
+        let explained: Vec<u32> = got.iter().filter(|(_, r)| r.normal.is_some()).map(|(s, _)| *s).collect();
+        assert_eq!(explained, (0..explain::ROWS as u32).collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test]
 async fn a_broken_stream_is_the_stores_error() {
-    let table =
-        Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![entry(1, Ok(below(1.0)))] }));
-    let broken: Windows = stream::iter([Err(StoreError::Unavailable { message: "gone".into() })]).boxed();
-    let error = score(&table, &[Feature::Mean], false, broken).await.unwrap_err();
+    let table = table(1, vec![entry(1, Ok(below(1.0)))]);
+    let broken: Windows =
+        stream::iter([Ok(batch(&[(1, Some(1.0))])), Err(StoreError::Unavailable { message: "gone".into() })])
+            .boxed();
+    let scored = score(&table, &[Feature::Mean], false, broken).unwrap();
+    let error = scored.try_collect::<Vec<_>>().await.unwrap_err();
     assert!(matches!(error, ScoreError::Store(StoreError::Unavailable { .. })), "{error:?}");
 }
 
 #[tokio::test]
+async fn windows_out_of_order_are_an_error_and_no_missing_rows() {
+    let table = table(1, vec![entry(1, Ok(below(1.0)))]);
+    for data in [[(2, Some(1.0)), (1, Some(1.0))], [(1, Some(1.0)), (1, Some(1.0))]] {
+        for split in [1, 2] {
+            let scored = score(&table, &[Feature::Mean], false, windows(&data, split)).unwrap();
+            let error = scored.try_collect::<Vec<_>>().await.unwrap_err();
+            assert!(error.to_string().contains("ascend"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_joined_with_nothing_is_nothing() {
-    let table = Arc::new(ScoringTable::new(&ModelSet { version: 1, entries: vec![] }));
-    let scored = score(&table, &[Feature::Mean], false, windows(&[], 1)).await.unwrap();
-    assert!(rows(&scored).is_empty());
-    let scored = score(&table, &[Feature::Mean], false, windows(&[(3, Some(1.0))], 1)).await.unwrap();
-    assert_eq!(rows(&scored)[&3].0, "no_model");
+    let table = table(1, vec![]);
+    assert!(rows(score(&table, &[Feature::Mean], false, windows(&[], 1))).await.is_empty());
+    let got = rows(score(&table, &[Feature::Mean], false, windows(&[(3, Some(1.0))], 1))).await;
+    assert_eq!(got[&3].status, "no_model");
+}
+
+/// What a series' row is by definition, from its window, its model and its pin.
+fn defined(
+    window: Option<Option<f64>>,
+    own: Option<&Option<f64>>,
+    pin: Option<(i64, Option<&Option<f64>>)>,
+    data_only: bool,
+) -> Option<(String, Option<f64>, Option<i64>)> {
+    let model = pin.map_or(own, |(_, model)| model);
+    if window.is_none() && (data_only || model.is_none()) {
+        return None;
+    }
+    let (status, decision) = match (model, window) {
+        (None, _) => ("no_model", None),
+        (Some(None), _) => ("model_error", None),
+        (Some(_), None) => ("no_data", None),
+        (Some(_), Some(None)) => ("input_invalid", None),
+        (Some(Some(limit)), Some(Some(x))) => ("scored", Some(below(*limit).decision(&[x]))),
+    };
+    Some((status.to_owned(), decision, pin.map(|(version, _)| version)))
+}
+
+/// Limits by series; `None` is a refused model.
+fn models() -> impl Strategy<Value = BTreeMap<u32, Option<f64>>> {
+    prop::collection::btree_map(0_u32..90, prop::option::weighted(0.9, -20.0_f64..20.0), 0..90)
+}
+
+fn of_models(version: i64, models: &BTreeMap<u32, Option<f64>>) -> Arc<ModelSet> {
+    let entry = |(s, limit): (&u32, &Option<f64>)| entry(*s, limit.map(below).ok_or("refused".to_owned()));
+    set_of(version, &[Feature::Stddev], models.iter().map(entry).collect())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
     #[test]
-    fn the_plan_says_what_a_loop_says(
-        data in prop::collection::btree_map(0_u32..60, -20.0_f64..20.0, 0..60),
-        models in prop::collection::btree_map(0_u32..60, -20.0_f64..20.0, 0..60),
+    fn the_plan_says_what_the_definition_says(
+        data in prop::collection::btree_map(0_u32..90, prop::option::weighted(0.9, -20.0_f64..20.0), 0..90),
+        own in models(),
+        pinned in prop::array::uniform2(models()),
+        pins in prop::collection::btree_map(0_u32..90, 0_usize..2, 0..12),
         split in 1_usize..20,
         data_only: bool,
     ) {
-        let entries = models.iter().map(|(s, limit)| entry(*s, Ok(below(*limit)))).collect();
-        let table = Arc::new(ScoringTable::new(&ModelSet { version: 1, entries }));
-        let input: Vec<_> = data.iter().map(|(s, v)| (*s, Some(*v))).collect();
+        let sets = [of_models(2, &pinned[0]), of_models(3, &pinned[1])];
+        let with = pins.iter().map(|(s, set)| (*s, sets[*set].clone())).collect();
+        let table = Arc::new(ScoringTable::with_pins(of_models(7, &own), with));
+        let input: Vec<_> = data.iter().map(|(s, v)| (*s, *v)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let scored = runtime.block_on(score(&table, &[Feature::Mean], data_only, windows(&input, split))).unwrap();
-        let got = rows(&scored);
-        let expected: Vec<u32> = (0..60)
-            .filter(|s| data.contains_key(s) || !data_only && models.contains_key(s))
-            .collect();
-        prop_assert_eq!(got.keys().copied().collect::<Vec<_>>(), expected);
-        for (s, (status, prediction, decision, value, ..)) in got {
-            match (data.get(&s), models.get(&s)) {
-                (Some(v), Some(limit)) => {
-                    let d = below(*limit).decision(&[*v]);
-                    prop_assert_eq!(decision.map(f64::to_bits), Some(d.to_bits()));
-                    prop_assert_eq!(prediction, Some(i16::from(!(d > 0.0))));
-                    prop_assert_eq!(value, Some(*v));
-                }
-                (Some(_), None) => prop_assert_eq!(status.as_str(), "no_model"),
-                (None, _) => prop_assert_eq!(status.as_str(), "no_data"),
-            }
+        let got = runtime.block_on(async {
+            rows(score(&table, &[Feature::Stddev], data_only, windows(&input, split))).await
+        });
+        for s in 0..90 {
+            let pin = pins.get(&s).map(|set| (*set as i64 + 2, pinned[*set].get(&s)));
+            let expected = defined(data.get(&s).copied(), own.get(&s), pin, data_only);
+            let found = got.get(&s);
+            prop_assert_eq!(found.map(|r| (r.status.clone(), r.decision, r.set)), expected, "series {}", s);
+            let Some(r) = found else { continue };
+            prop_assert_eq!(r.value, data.get(&s).copied().flatten());
+            prop_assert_eq!(r.version, if data.contains_key(&s) { i64::from(s) + 100 } else { 0 });
+            prop_assert_eq!(r.prediction, r.decision.map(|d| i16::from(!(d > 0.0))));
+            prop_assert_eq!(r.normal.as_deref(), (r.prediction == Some(1)).then_some("0 … 10"));
+            let name = (r.status != "no_model").then(|| format!("model_d_{s}"));
+            prop_assert_eq!(r.model.clone(), name);
         }
+        prop_assert!(got.keys().all(|s| *s < 90));
     }
 }

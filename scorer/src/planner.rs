@@ -62,7 +62,7 @@ impl Looker {
         let changed = store.changed_panes(self.planner.log_limit()).await?;
         let schedules = store.schedules().await?;
         let pane_range = store.pane_range().await?;
-        let active = store.model_sets().await?.into_iter().find(|s| s.active);
+        let active = store.active_model_set().await?;
         Ok(Some(Facts {
             schedules,
             grid: settings.grid(),

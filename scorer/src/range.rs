@@ -1,21 +1,19 @@
 //! Scoring a range of intervals once: backfill, re-score, and what cron calls.
 
+mod compare;
+
 use crate::blobs::Blobs;
 use crate::core::data_only;
 use crate::error::{Result, ScorerError};
-use crate::output::rows;
 use crate::readiness::{Horizon, Readiness, readiness};
 use crate::service::{Options, Shared, publish_one, registry};
 use crate::sets::Loader;
 use crate::worker::{score_interval, work};
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int16Type, UInt32Type};
+use compare::{Change, compare, named};
+use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, windows_covering};
-use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_store::{NewRun, Outcome, Plan, RunCounts, RunFilter, RunRow, ScheduleRow, Store, StoreError};
-use futures::TryStreamExt;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -165,10 +163,9 @@ fn check_range(schedule: &ScheduleRow, from: Timestamp, to: Timestamp) -> Result
 }
 
 async fn choose_set(store: &dyn Store, wanted: Option<i64>) -> Result<i64> {
-    let sets = store.model_sets().await?;
     let found = match wanted {
-        Some(version) => sets.iter().find(|s| s.version == version),
-        None => sets.iter().find(|s| s.active),
+        Some(version) => store.model_set(version).await?,
+        None => store.active_model_set().await?,
     };
     found.map(|s| s.version).ok_or_else(|| {
         ScorerError::usage(
@@ -194,10 +191,8 @@ impl Range {
     async fn run(&mut self) -> Result<()> {
         let store = self.shared.store.clone();
         let Some(settings) = store.pane_settings().await? else { return Ok(()) };
-        let names: HashMap<SeriesId, SeriesName> = match self.options.dry_run {
-            true => store.series().await?.into_iter().collect(),
-            false => HashMap::new(),
-        };
+        // Of a dry run, one for each interval of the report.
+        let mut changes: Vec<Vec<Change>> = Vec::new();
         let mut cursor = self.options.from;
         while cursor < self.options.to && !self.shutdown.is_cancelled() {
             let batch = self.next_batch(cursor, settings.grid()).await?;
@@ -206,12 +201,14 @@ impl Range {
             let ready = self.ready(batch, settings.grid()).await?;
             if self.options.dry_run {
                 for interval in ready {
-                    let compared = self.compare(interval, &names).await?;
-                    self.report.intervals.push(compared);
+                    changes.push(self.compare(interval).await?);
                 }
             } else if !ready.is_empty() {
                 self.score(ready).await?;
             }
+        }
+        for (interval, changes) in self.report.intervals.iter_mut().zip(named(&*store, changes).await?) {
+            interval.changes = changes;
         }
         if self.options.publish && !self.options.dry_run {
             self.publish().await?;
@@ -393,35 +390,18 @@ impl Range {
         Ok(self.shared.store.runs(&filter).await?.into_iter().map(|r| r.run_id).collect())
     }
 
-    /// What scoring the interval now would change.
-    async fn compare(
-        &self,
-        interval: Interval,
-        names: &HashMap<SeriesId, SeriesName>,
-    ) -> Result<RangeInterval> {
+    /// What scoring the interval now would change; its row of the report gets the changes when they have names.
+    async fn compare(&mut self, interval: Interval) -> Result<Vec<Change>> {
         let runs = self.overlapping(&[interval]).await?;
         let data_only = data_only(&self.schedule, interval, &runs);
-        let features = self.shared.features(&self.schedule.spec.name).await?;
-        let scored = score_interval(&self.shared, self.model_set, &features, interval, data_only).await?;
-        let stored: Vec<RecordBatch> =
-            self.shared.store.predictions(&self.schedule.spec.name, interval).await?.try_collect().await?;
-        let mut before: HashMap<SeriesName, Label> = HashMap::new();
-        for row in stored.iter().flat_map(rows::rows) {
-            let label = (row.status.to_owned(), row.prediction);
-            before.insert(SeriesName::new(row.device, row.sensor), label);
-        }
-        let mut changes = Vec::new();
-        for (series, after) in scored.batches.iter().flat_map(labels) {
-            let Some(series) = names.get(&series).cloned() else { continue };
-            let before = before.remove(&series);
-            if before.as_ref() != Some(&after) {
-                changes.push(LabelChange { series, before, after: Some(after) });
-            }
-        }
-        let gone = before.into_iter();
-        changes.extend(gone.map(|(series, b)| LabelChange { series, before: Some(b), after: None }));
-        changes.sort_by(|a, b| a.series.cmp(&b.series));
-        Ok(RangeInterval { interval, run_id: None, state: None, counts: scored.counts, changes, error: None })
+        let schedule = &self.schedule.spec.name;
+        let features = self.shared.features(schedule).await?;
+        let table = self.shared.table(self.model_set).await?;
+        let scored = score_interval(&self.shared, &table, &features, interval, data_only)?;
+        let (counts, changes) = compare(&*self.shared.store, schedule, interval, scored).await?;
+        let row = RangeInterval { interval, run_id: None, state: None, counts, changes: vec![], error: None };
+        self.report.intervals.push(row);
+        Ok(changes)
     }
 
     /// Publishes what is due, of whichever schedule.
@@ -434,18 +414,4 @@ impl Range {
         }
         Ok(())
     }
-}
-
-/// Status and prediction.
-type Label = (String, Option<i16>);
-
-/// Series with their labels, of a batch of predictions as the scorer makes them.
-fn labels(batch: &RecordBatch) -> impl Iterator<Item = (SeriesId, Label)> + '_ {
-    let series = batch.column(0).as_primitive::<UInt32Type>();
-    let prediction = batch.column(2).as_primitive::<Int16Type>();
-    let status = batch.column(4).as_string::<i32>();
-    (0..batch.num_rows()).map(move |i| {
-        let label = (status.value(i).to_owned(), prediction.is_valid(i).then(|| prediction.value(i)));
-        (series.value(i), label)
-    })
 }

@@ -5,6 +5,7 @@ use crate::blobs::Blobs;
 use crate::core::Limits;
 use crate::error::{Result, ScorerError};
 use crate::output::publish::{Published, publish};
+use crate::plan::ScoringTable;
 use crate::planner::Looker;
 use crate::sets::{Loader, Sets};
 use crate::worker::work;
@@ -121,6 +122,8 @@ pub(crate) struct Shared {
     /// Counts up when an interval was scored.
     scored: watch::Sender<u64>,
     features: Mutex<HashMap<String, Arc<[Feature]>>>,
+    /// What was last said of sets and pins that do not fit: not repeated for every interval.
+    misfits: Mutex<HashMap<&'static str, String>>,
     snapshot: Mutex<Snapshot>,
 }
 
@@ -134,6 +137,7 @@ impl Shared {
             due: watch::Sender::new(0),
             scored: watch::Sender::new(0),
             features: Mutex::default(),
+            misfits: Mutex::default(),
             snapshot: Mutex::default(),
         }
     }
@@ -154,6 +158,55 @@ impl Shared {
         let features: Arc<[Feature]> = row.spec.features.into();
         locked(&self.features).insert(schedule.to_owned(), features.clone());
         Ok(features)
+    }
+
+    /// What a run of this set scores with, the pins as they are now.
+    pub(crate) async fn table(&self, model_set: i64) -> Result<Arc<ScoringTable>> {
+        let mut pins = self.store.model_pins().await?;
+        pins.retain(|p| p.version != model_set);
+        let mut versions: Vec<i64> = pins.iter().map(|p| p.version).collect();
+        versions.sort_unstable();
+        versions.dedup();
+        versions.insert(0, model_set);
+        let sets = self.sets.get(&versions).await.map_err(|e| match e {
+            ScorerError::ModelSet { version, message, transient } if version != model_set => {
+                let pinned = pins.iter().filter(|p| p.version == version).count();
+                let message = format!(
+                    "{message} ({pinned} series are pinned to it, see the view model_pins: mend it, or unpin them)"
+                );
+                ScorerError::ModelSet { version, message, transient }
+            }
+            e => e,
+        })?;
+        let of = |version: i64| sets.iter().find(|s| s.version == version).cloned();
+        let pins = pins.iter().filter_map(|p| Some((p.series, of(p.version)?))).collect();
+        let own = of(model_set).ok_or_else(|| ScorerError::Internal("a loader gave another set".into()))?;
+        let table = ScoringTable::with_pins(own, pins);
+        let without: Vec<_> = table.pinned_without_model().collect();
+        let misfit = without.first().map(|(series, version)| {
+            format!(
+                "{} pinned series have no model in the set they are pinned to and become no_model, the first is \
+                 series {series} (set {version}): see the view model_pins",
+                without.len()
+            )
+        });
+        self.say("pins", misfit);
+        Ok(Arc::new(table))
+    }
+
+    /// Warns of something that every run meets again, once for as long as it stays the same.
+    pub(crate) fn say(&self, what: &'static str, text: Option<String>) {
+        let mut said = locked(&self.misfits);
+        match text {
+            Some(text) if said.get(what) != Some(&text) => {
+                tracing::warn!("{text}");
+                said.insert(what, text);
+            }
+            Some(_) => {}
+            None => {
+                said.remove(what);
+            }
+        }
     }
 
     /// A fault that is waited out.
@@ -290,7 +343,7 @@ pub(crate) fn registry(store: Arc<dyn Store>, blobs: Blobs) -> Loader {
     Arc::new(move |version| {
         let (store, blobs) = (store.clone(), blobs.clone());
         Box::pin(async move {
-            let row = store.model_sets().await?.into_iter().find(|s| s.version == version);
+            let row = store.model_set(version).await?;
             let row = row.ok_or_else(|| ScorerError::ModelSet {
                 version,
                 message: "it is not in the registry".to_owned(),

@@ -307,6 +307,69 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sets_change_while_runs_are_scored_and_no_interval_mixes_them() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    assert_eq!((w.activate().await, w.activate().await), (1, 2));
+    w.store.pin_models(&[3], Some(1), "test").await.unwrap();
+    let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), loader());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    let (store, end) = (w.store.clone(), stop.clone());
+    let changing = tokio::spawn(async move {
+        let mut changes = 0;
+        while !end.is_cancelled() {
+            store.activate_model_set(1).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            store.activate_model_set(2).await.unwrap();
+            store.rollback_model_set().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            store.activate_model_set(2).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            changes += 4;
+        }
+        changes
+    });
+    // Until both sets have scored something, which no clock promises.
+    let mut minutes = 0;
+    let all = RunFilter::default();
+    let used = async |store: &Arc<dyn Store>| -> std::collections::BTreeSet<i64> {
+        store.runs(&all).await.unwrap().iter().filter_map(|r| r.model_set).collect()
+    };
+    while minutes < 200 || used(&w.store).await.len() < 2 {
+        assert!(minutes < 20_000, "one of the sets is never used");
+        let readings: Vec<_> = (minutes..minutes + 10).flat_map(|m| [(m, 1, 15.0), (m, 3, 15.0)]).collect();
+        minutes += 10;
+        w.send(0, &readings, Some(at(minutes)), false).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until("all intervals", async || handle.snapshot().intervals_scored == minutes as u64).await;
+    stop.cancel();
+    assert!(changing.await.unwrap() > 0);
+    running.await.unwrap().unwrap();
+
+    let runs = w.store.runs(&all).await.unwrap();
+    assert_eq!(runs.len(), minutes as usize);
+    for run in runs {
+        assert_eq!(run.state, RunState::Partial, "scored, and never skipped: {run:?}");
+        let set = run.model_set.unwrap();
+        let mut batches = w.store.predictions("default", run.interval).await.unwrap();
+        let mut rows = Vec::new();
+        while let Some(batch) = batches.try_next().await.unwrap() {
+            let of = crate::output::rows::rows(&batch);
+            rows.extend(of.map(|r| (r.sensor.to_owned(), r.model_set, r.decision)));
+        }
+        let decided = |set: i64| Some(10.0 * set as f64 - 15.0);
+        let expected = [
+            ("s0001".to_owned(), Some(set), decided(set)),
+            ("s0002".to_owned(), Some(set), None),
+            ("s0003".to_owned(), Some(1), decided(1)), // pinned
+            ("s0004".to_owned(), Some(set), None),
+        ];
+        assert_eq!(rows, expected, "{}", run.interval);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_small_intervals_flow_through_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());

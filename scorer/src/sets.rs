@@ -1,8 +1,7 @@
-//! Model sets laid out for scoring, loaded once for each version.
+//! Model sets in memory, loaded once for each version.
 
 use crate::error::Result;
 use crate::models::ModelSet;
-use crate::plan::ScoringTable;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,13 +10,14 @@ use tokio::sync::Mutex;
 /// Loads a set by its version.
 pub(crate) type Loader = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<ModelSet>> + Send + Sync>;
 
-/// How many sets stay in memory: the active one, the one before it, and one that a person asked for.
+/// How many sets stay in memory beside those that series are pinned to: the active one, the one before it, and one that a
+/// person asked for.
 const KEPT: usize = 3;
 
 /// The sets in memory, most recently used last.
 pub(crate) struct Sets {
     loader: Loader,
-    kept: Mutex<VecDeque<Arc<ScoringTable>>>,
+    kept: Mutex<VecDeque<Arc<ModelSet>>>,
 }
 
 impl Sets {
@@ -25,21 +25,28 @@ impl Sets {
         Self { loader, kept: Mutex::new(VecDeque::new()) }
     }
 
-    /// The table of a set. Tasks that need the same one wait for one load.
-    pub(crate) async fn get(&self, version: i64) -> Result<Arc<ScoringTable>> {
+    /// A run's own set and those that series are pinned to, in the order of these versions, which differ from each other.
+    /// Tasks that need the same one wait for one load.
+    pub(crate) async fn get(&self, versions: &[i64]) -> Result<Vec<Arc<ModelSet>>> {
         let mut kept = self.kept.lock().await;
-        if let Some(at) = kept.iter().position(|t| t.version() == version)
-            && let Some(table) = kept.remove(at)
-        {
-            kept.push_back(table.clone());
-            return Ok(table);
+        let mut all = Vec::with_capacity(versions.len());
+        for version in versions {
+            let at = kept.iter().position(|set| set.version == *version);
+            let set = match at.and_then(|at| kept.remove(at)) {
+                Some(set) => set,
+                None => {
+                    let set = Arc::new((self.loader)(*version).await?);
+                    tracing::info!(version, entries = set.len(), bytes = set.memory(), "loaded a model set");
+                    set
+                }
+            };
+            kept.push_back(set.clone());
+            all.push(set);
         }
-        let set = (self.loader)(version).await?;
-        let table = Arc::new(ScoringTable::new(&set));
-        kept.push_back(table.clone());
-        if kept.len() > KEPT {
+        let keep = KEPT + versions.len().saturating_sub(1);
+        while kept.len() > keep {
             kept.pop_front();
         }
-        Ok(table)
+        Ok(all)
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::blobs::Blobs;
 use crate::core::Limits;
+use crate::error::ScorerError;
 use crate::models::{Entry, ModelSet};
 use crate::planner::Looker;
 use crate::service::{Options, Shared};
@@ -77,7 +78,8 @@ pub(crate) fn loader() -> Loader {
             outcome: if series == 4 { Err("refused".into()) } else { Ok(below(10.0 * version as f64)) },
             normal: Some(vec![(f64::NEG_INFINITY, 10.0 * version as f64)]),
         };
-        Box::pin(async move { Ok(ModelSet { version, entries: (1..=4).map(entry).collect() }) })
+        let set = ModelSet::from_entries(version, vec![Feature::Mean], (1..=4).map(entry).collect());
+        Box::pin(async move { set.map_err(|e| ScorerError::Internal(e.to_string())) })
     })
 }
 

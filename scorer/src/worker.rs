@@ -2,17 +2,17 @@
 
 use crate::backoff::Backoff;
 use crate::error::{Result, ScorerError};
-use crate::plan::{Scored, Windows, score};
+use crate::plan::{Predictions, ScoreError, ScoringTable, Windows, score};
 use crate::service::Shared;
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::window::Feature;
 use fleetscore_store::{
-    Committed, NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, Store, Task, TaskClaim,
+    Committed, NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, SourceError, Store, StoreError,
+    Task, TaskClaim,
 };
 use futures::{StreamExt, TryStreamExt};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -128,11 +128,10 @@ async fn manual(shared: &Shared, task: &Task) -> bool {
 /// is tried again, ever more rarely. Where another model set has been activated since, the run gives way to one with
 /// that set. (Between the two steps the interval has no open run: a process killed there leaves it to `run`.)
 async fn keep(shared: &Shared, task: &Task, e: &ScorerError, shutdown: &CancellationToken) {
-    let active = match shared.store.model_sets().await {
-        Ok(sets) => sets.iter().find(|s| s.active).map(|s| s.version),
-        Err(_) => None,
-    };
-    let other = active.filter(|v| *v != task.model_set && matches!(e, ScorerError::ModelSet { .. }));
+    let active = shared.store.active_model_set().await.ok().flatten().map(|s| s.version);
+    // A set that is damaged and not the run's own is one that series are pinned to: another run would need it too.
+    let own = matches!(e, ScorerError::ModelSet { version, .. } if *version == task.model_set);
+    let other = active.filter(|v| *v != task.model_set && own);
     if let Some(version) = other {
         let text = format!("{e}; scored with model set {version} instead, which is active now");
         tracing::warn!(run = %task.run_id, interval = %task.interval, "{text}");
@@ -231,14 +230,23 @@ async fn renew(shared: &Shared, task: &Task) {
     }
 }
 
-/// Scores and commits; transient errors are waited out for as long as the lease can be renewed. `None` = fenced.
+/// Pauses before a run is tried again whose transaction met another one.
+const MET: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
+
+/// Scores and commits; transient errors are waited out for as long as the lease can be renewed. Whatever broke, the whole
+/// pipeline is made again: a stream is read once. `None` = fenced.
 async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(RunCounts, RunState)>> {
     let mut backoff = Backoff::new();
+    let mut met = MET.iter();
     let never = CancellationToken::new();
     loop {
         match score_once(&shared, &task).await {
             Ok(done) => return Ok(done),
             Err(e) if e.is_transient() => {
+                if let (ScorerError::Store(StoreError::Contended { .. }), Some(pause)) = (&e, met.next()) {
+                    tokio::time::sleep(*pause).await;
+                    continue;
+                }
                 shared.trouble("scoring", &e);
                 backoff.wait(&never).await;
             }
@@ -247,51 +255,65 @@ async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(Run
     }
 }
 
+/// Windows are read, scored and stored at the same time, a few batches of each under way.
 async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCounts, RunState)>> {
     let features = shared.features(&task.schedule).await?;
-    let scored = score_interval(shared, task.model_set, &features, task.interval, task.data_only).await?;
-    let verdict = |counts: &RunCounts| verdict(counts, shared.options.error_threshold);
-    let commit = || {
-        let batches = scored.batches.clone().into_iter().map(Ok); // columns are shared, not copied
-        let predictions = futures::stream::iter(batches).boxed();
-        shared.store.commit_predictions(PredictionCommit { task, predictions, verdict: &verdict })
+    let table = shared.table(task.model_set).await?;
+    if !lease_for_commit(shared, task, table.len()).await? {
+        return Ok(None);
+    }
+    let predictions = score_interval(shared, &table, &features, task.interval, task.data_only)?;
+    let threshold = shared.options.error_threshold;
+    let commit = PredictionCommit {
+        task,
+        predictions: predictions.map_err(SourceError::from).boxed(),
+        verdict: &move |counts| verdict(counts, threshold),
     };
-    match retried(commit).await? {
-        Committed::Done { counts, state, .. } => Ok(Some((counts, state))),
+    Ok(match shared.store.commit_predictions(commit).await.map_err(from_source)? {
+        Committed::Done { counts, state, .. } => Some((counts, state)),
         // Below the floor of retention windows read as empty, and the commit left the predictions as they are.
-        Committed::Frozen => Ok(Some((RunCounts::default(), RunState::Skipped))),
-        Committed::Fenced => Ok(None),
+        Committed::Frozen => Some((RunCounts::default(), RunState::Skipped)),
+        Committed::Fenced => None,
+    })
+}
+
+/// What broke a commit off: where that was the source of the predictions, its own error.
+fn from_source(e: StoreError) -> ScorerError {
+    match e {
+        StoreError::Source(e) => match e.downcast::<ScoreError>() {
+            Ok(e) => (*e).into(),
+            Err(e) => ScorerError::Internal(e.to_string()),
+        },
+        e => e.into(),
     }
 }
 
-/// Two transactions that met are simply tried again; everything else goes up.
-async fn retried<F, Fut, T>(call: F) -> Result<T>
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = fleetscore_store::Result<T>>,
-{
-    for pause in [2, 10, 50] {
-        match call().await {
-            Err(fleetscore_store::StoreError::Contended { .. }) => {
-                tokio::time::sleep(Duration::from_millis(pause)).await;
-            }
-            other => return Ok(other?),
-        }
+/// From so many models on, a lease is made longer before the commit: so much for each model.
+const LARGE: usize = 200_000;
+const LEASE_US_A_MODEL: i64 = 60;
+
+/// While a commit is under way its transaction holds the task's row, and no renewal gets through; so the lease of a large
+/// run is extended first by what its commit may take (a minute for a million models, several times what it takes). False
+/// = fenced.
+async fn lease_for_commit(shared: &Shared, task: &Task, models: usize) -> Result<bool> {
+    if models < LARGE {
+        return Ok(true);
     }
-    Ok(call().await?)
+    let more = LEASE_US_A_MODEL.saturating_mul(i64::try_from(models).unwrap_or(i64::MAX));
+    let lease_us = shared.options.lease_us.saturating_add(more);
+    Ok(shared.store.renew_task(task, lease_us).await? == Outcome::Done)
 }
 
-/// The predictions of one interval by one model set.
-pub(crate) async fn score_interval(
+/// The predictions of one interval, on their way.
+pub(crate) fn score_interval(
     shared: &Shared,
-    model_set: i64,
+    table: &Arc<ScoringTable>,
     features: &[Feature],
     interval: Interval,
     data_only: bool,
-) -> Result<Scored> {
-    let table = shared.sets.get(model_set).await?;
-    let windows = stream_windows(shared.store.clone(), interval);
-    Ok(score(&table, features, data_only, windows).await?)
+) -> Result<Predictions> {
+    shared.say("features", table.misfit(features));
+    Ok(score(table, features, data_only, stream_windows(shared.store.clone(), interval))?)
 }
 
 /// How a run with these counts ends, and what its row says.

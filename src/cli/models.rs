@@ -310,8 +310,7 @@ async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs
     let set = load(row, store, blobs).await?;
     if as_json {
         let models: Vec<_> = set
-            .entries
-            .iter()
+            .entries()
             .map(|e| {
                 json!({
                     "device": e.name.device,
@@ -329,7 +328,7 @@ async fn show(row: &ModelSetRow, as_json: bool, store: &dyn Store, blobs: &Blobs
         output::print(&value.to_string());
         return Ok(Done::All);
     }
-    let rows = set.entries.iter().map(|e| {
+    let rows = set.entries().map(|e| {
         let (vectors, note) = match &e.outcome {
             Ok(m) => (
                 m.dual_coef.len().to_string(),

@@ -264,6 +264,6 @@ fn fault_in(faults: &[Fault], series: u32, interval: Interval) -> Option<&Fault>
 
 /// What each model calls normal, as text.
 fn normal_ranges(set: &ModelSet) -> HashMap<SeriesName, String> {
-    let range = |e: &models::Entry| Some((e.name.clone(), models::ranges_text(e.normal.as_deref()?)));
-    set.entries.iter().filter_map(range).collect()
+    let range = |e: models::Entry| Some((e.name, models::ranges_text(e.normal.as_deref()?)));
+    set.entries().filter_map(range).collect()
 }

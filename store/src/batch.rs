@@ -1,6 +1,6 @@
 //! Between columns and rows: what the embedded stores read from the batches they are given, and build from their rows.
 
-use crate::{PredictionStream, Result, RunCounts, StoreError};
+use crate::{Result, StoreError};
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int16Array, Int16Builder, Int64Array,
     Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
@@ -9,11 +9,12 @@ use arrow::array::{
 use arrow::datatypes::{Float64Type, Int16Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::{self, PaneKey, Partial};
-use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::time::Timestamp;
-use fleetscore_schemas::window::{prediction_schema, published_schema, series_schema, window_schema};
-use futures::TryStreamExt;
+use fleetscore_schemas::window::{published_schema, series_schema, window_schema};
 use std::sync::Arc;
+
+/// Rows of a batch that is read.
+pub(crate) const BATCH_ROWS: usize = 8192;
 
 fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch
@@ -27,7 +28,7 @@ fn wrong_type(name: &str, array: &dyn Array) -> StoreError {
 
 macro_rules! typed {
     ($fn:ident, $array:ty, $arrow:ty) => {
-        fn $fn<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a $array> {
+        pub(crate) fn $fn<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a $array> {
             let array = column(batch, name)?;
             array.as_primitive_opt::<$arrow>().ok_or_else(|| wrong_type(name, array))
         }
@@ -39,17 +40,9 @@ typed!(i16s, Int16Array, Int16Type);
 typed!(f64s, Float64Array, Float64Type);
 typed!(times, TimestampMicrosecondArray, TimestampMicrosecondType);
 
-fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
+pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a StringArray> {
     let array = column(batch, name)?;
     array.as_string_opt::<i32>().ok_or_else(|| wrong_type(name, array))
-}
-
-fn cell<T: Copy>(values: &[T], array: &dyn Array, i: usize) -> Option<T> {
-    array.is_valid(i).then(|| values[i])
-}
-
-fn text(array: &StringArray, i: usize) -> Option<String> {
-    array.is_valid(i).then(|| array.value(i).to_owned())
 }
 
 /// Calls `f` with every row of a batch of deltas, in its order.
@@ -86,85 +79,6 @@ pub(crate) fn for_each_delta(
         f(key, &partial)?;
     }
     Ok(())
-}
-
-/// One row of [`prediction_schema`].
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct PredictionRow {
-    pub(crate) series: SeriesId,
-    pub(crate) value: Option<f64>,
-    pub(crate) prediction: Option<i16>,
-    pub(crate) decision: Option<f64>,
-    pub(crate) status: PredictionStatus,
-    pub(crate) model: Option<String>,
-    pub(crate) window_version: i64,
-    pub(crate) normal_range: Option<String>,
-    /// The set of a pinned series.
-    pub(crate) model_set: Option<i64>,
-}
-
-/// What the row of a run below the floor of retention says: windows there read as empty, so its rows would say
-/// `no_data` of what was scored once. The run ends, and the predictions stay as they are.
-pub(crate) const FROZEN: &str = "below the floor of retention: its predictions are frozen";
-
-/// Rows of the scorer's batches.
-///
-/// # Errors
-/// [`StoreError::Internal`] where the columns are not those of [`prediction_schema`] or series do not ascend.
-pub(crate) fn prediction_rows(batches: &[RecordBatch]) -> Result<Vec<PredictionRow>> {
-    let mut rows: Vec<PredictionRow> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
-    for batch in batches {
-        let names: Vec<_> = prediction_schema().fields().iter().map(|f| f.name().clone()).collect();
-        let name = |i: usize| names[i].as_str();
-        let (series, value, prediction) =
-            (u32s(batch, name(0))?, f64s(batch, name(1))?, i16s(batch, name(2))?);
-        let (decision, status, model) =
-            (f64s(batch, name(3))?, texts(batch, name(4))?, texts(batch, name(5))?);
-        let (version, range) = (i64s(batch, name(6))?, texts(batch, name(7))?);
-        let model_set = i64s(batch, name(8))?;
-        for i in 0..batch.num_rows() {
-            let id = series.value(i);
-            if rows.last().is_some_and(|r| r.series >= id) {
-                return Err(StoreError::internal(format!("predictions do not ascend by series at {id}")));
-            }
-            rows.push(PredictionRow {
-                series: id,
-                value: cell(value.values(), value, i),
-                prediction: cell(prediction.values(), prediction, i),
-                decision: cell(decision.values(), decision, i),
-                status: status.value(i).parse().map_err(StoreError::internal)?,
-                model: text(model, i),
-                window_version: version.value(i),
-                normal_range: text(range, i),
-                model_set: cell(model_set.values(), model_set, i),
-            });
-        }
-    }
-    Ok(rows)
-}
-
-/// What became of the models.
-pub(crate) fn counts(rows: &[PredictionRow]) -> RunCounts {
-    let mut counts = RunCounts::default();
-    for row in rows {
-        match row.status {
-            PredictionStatus::Scored => {
-                counts.scored += 1;
-                counts.anomalies += i64::from(row.prediction == Some(1));
-            }
-            PredictionStatus::NoData => counts.no_data += 1,
-            PredictionStatus::NoModel => counts.no_model += 1,
-            PredictionStatus::ModelError => counts.model_error += 1,
-            PredictionStatus::InputInvalid => counts.input_invalid += 1,
-        }
-    }
-    counts
-}
-
-/// Rows of the whole stream.
-pub(crate) async fn collected(stream: PredictionStream<'_>) -> Result<Vec<PredictionRow>> {
-    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(StoreError::Source)?;
-    prediction_rows(&batches)
 }
 
 /// Builds batches of [`window_schema`].
@@ -321,7 +235,13 @@ impl PublishedBuilder {
         self.ranges.append_option(row.normal_range);
     }
 
-    pub(crate) fn finish(mut self) -> Result<RecordBatch> {
+    /// How many rows it holds.
+    pub(crate) fn len(&self) -> usize {
+        arrow::array::ArrayBuilder::len(&self.schedules)
+    }
+
+    /// The rows so far; empties the builder.
+    pub(crate) fn finish(&mut self) -> Result<RecordBatch> {
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(self.schedules.finish()),
             Arc::new(self.starts.finish()),

@@ -11,6 +11,7 @@ mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+mod intake;
 mod letters;
 mod memory;
 mod open;

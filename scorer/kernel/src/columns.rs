@@ -1,6 +1,7 @@
 //! Many models as columns: what a pack holds, and what the batch form of the decision function walks through.
 
-use crate::{Invalid, Kernel, MAX_FEATURES, Model, standardise, weighted_sum};
+use crate::sums::One;
+use crate::{Invalid, Kernel, MAX_FEATURES, Model, Path, batch};
 
 /// The model index of a row that has none.
 pub const NO_MODEL: u32 = u32::MAX;
@@ -130,6 +131,15 @@ impl ModelColumns {
     }
 }
 
+/// Whether all pass, without leaving early: so it takes registers full at a time.
+fn all<T>(values: &[T], passes: impl Fn(&T) -> bool) -> bool {
+    values.chunks(4096).all(|c| c.iter().fold(true, |all, v| all & passes(v)))
+}
+
+fn all_finite(numbers: &[f64]) -> bool {
+    all(numbers, |v| v.is_finite())
+}
+
 impl Columns<'_> {
     /// Number of entries.
     pub fn len(&self) -> usize {
@@ -174,6 +184,9 @@ impl Columns<'_> {
         if !self.offsets.iter().all(inside) || self.offsets.windows(2).any(|w| w[0] > w[1]) {
             return bad("the offsets of support vectors do not ascend within them".into());
         }
+        if self.surely_valid() {
+            return Ok(());
+        }
         for i in 0..m {
             if let Some(model) = self.model(i) {
                 model.validate().map_err(|e| Invalid(format!("entry {i}: {e}")))?;
@@ -182,6 +195,27 @@ impl Columns<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether every number passes, seen column by column without a look at which entry it belongs to. Where this is
+    /// false, entries may still be valid: what belongs to an entry without a model, or to none, may be anything.
+    fn surely_valid(&self) -> bool {
+        let numbers = [self.mean, self.scale, self.rho, self.dual_coef, self.support_vectors, self.coef0];
+        let known = kind::NONE..=kind::SIGMOID;
+        let without_gamma = |code: u8| code == kind::NONE || code == kind::LINEAR;
+        numbers.into_iter().all(all_finite)
+            && all(self.scale, |s| *s != 0.0)
+            && all(self.kinds, |code| known.contains(code))
+            && self
+                .kinds
+                .iter()
+                .zip(self.gamma)
+                .all(|(code, gamma)| without_gamma(*code) || (gamma.is_finite() && *gamma > 0.0))
+            && self
+                .kinds
+                .iter()
+                .zip(self.offsets.windows(2))
+                .all(|(code, w)| *code == kind::NONE || w[0] < w[1])
     }
 
     /// A copy of one model; `None` for an entry without one.
@@ -214,33 +248,68 @@ impl Columns<'_> {
         }
     }
 
+    /// One entry's numbers, if it has a model.
+    #[inline(always)]
+    pub(crate) fn one(&self, i: usize) -> Option<One<'_>> {
+        let f = self.features;
+        let vectors = self.offsets[i] as usize..self.offsets[i + 1] as usize;
+        Some(One {
+            kernel: self.kernel(i)?,
+            mean: &self.mean[i * f..(i + 1) * f],
+            scale: &self.scale[i * f..(i + 1) * f],
+            rho: self.rho[i],
+            support_vectors: &self.support_vectors[vectors.start * f..vectors.end * f],
+            dual_coef: &self.dual_coef[vectors],
+        })
+    }
+
     /// Scores rows: `out[i]` becomes the decision of model `models[i]` for the i-th value of each column of inputs, bit
     /// for bit that of [`Model::decision`]. NaN where `models[i]` is [`NO_MODEL`] or an entry without a model.
     ///
-    /// The columns must have passed [`Columns::validate`].
+    /// Quickest where rows of one model are neighbours and models come in ascending order. The columns must have passed
+    /// [`Columns::validate`]; what has not may panic or give any number, but is never read out of bounds.
     ///
     /// # Panics
     /// If the lengths of `models`, `out` and the inputs differ, there are not as many inputs as features, or an index is
     /// neither an entry's nor [`NO_MODEL`].
     pub fn decisions(&self, models: &[u32], inputs: &[&[f64]], out: &mut [f64]) {
+        self.decisions_on(Path::detected(), models, inputs, out);
+    }
+
+    /// [`Columns::decisions`] on a path of one's choice; the results are the same bits.
+    ///
+    /// # Panics
+    /// As there, and if the machine lacks the path.
+    pub fn decisions_on(&self, path: Path, models: &[u32], inputs: &[&[f64]], out: &mut [f64]) {
         assert_eq!(models.len(), out.len(), "one decision for each row");
-        assert_eq!(inputs.len(), self.features, "one column for each feature");
-        assert!(inputs.iter().all(|c| c.len() == models.len()), "columns are as long as there are rows");
-        let f = self.features;
-        let mut row = vec![0.0; f];
-        for (i, (model, to)) in models.iter().zip(out).enumerate() {
-            *to = f64::NAN;
-            if *model == NO_MODEL {
-                continue;
-            }
-            let m = *model as usize;
-            let Some(kernel) = self.kernel(m) else { continue };
-            for (k, (x, input)) in row.iter_mut().zip(inputs).enumerate() {
-                *x = standardise(input[i], Some(self.mean[m * f + k]), Some(self.scale[m * f + k]));
-            }
-            let vectors = self.offsets[m] as usize..self.offsets[m + 1] as usize;
-            let of = &self.support_vectors[vectors.start * f..vectors.end * f];
-            *to = weighted_sum(kernel, of, &self.dual_coef[vectors], &row) - self.rho[m];
+        self.check_inputs(inputs, models.len());
+        batch::decisions(path, self, models, inputs, out);
+    }
+
+    /// Scores many rows of one model: `out[i]` becomes its decision for the i-th value of each column of inputs, bit for
+    /// bit that of [`Columns::decisions`]; NaN for an entry without a model.
+    ///
+    /// # Panics
+    /// If the lengths of `out` and the inputs differ, there are not as many inputs as features, or there is no such
+    /// entry.
+    pub fn decisions_of(&self, model: u32, inputs: &[&[f64]], out: &mut [f64]) {
+        self.decisions_of_on(Path::detected(), model, inputs, out);
+    }
+
+    /// [`Columns::decisions_of`] on a path of one's choice; the results are the same bits.
+    ///
+    /// # Panics
+    /// As there, and if the machine lacks the path.
+    pub fn decisions_of_on(&self, path: Path, model: u32, inputs: &[&[f64]], out: &mut [f64]) {
+        self.check_inputs(inputs, out.len());
+        match self.one(model as usize) {
+            Some(one) => batch::decisions_of(path, &one, inputs, out),
+            None => out.fill(f64::NAN),
         }
+    }
+
+    fn check_inputs(&self, inputs: &[&[f64]], rows: usize) {
+        assert_eq!(inputs.len(), self.features, "one column for each feature");
+        assert!(inputs.iter().all(|c| c.len() == rows), "columns are as long as there are rows");
     }
 }

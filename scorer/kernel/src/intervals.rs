@@ -13,7 +13,7 @@ const FAR: f64 = 1e6;
 
 /// The closed intervals of values that a model of one feature calls normal, ascending; bounds may be infinite.
 ///
-/// Found by sampling the decision function over the reach of the support vectors and bisecting each change of sign
+/// Found by sampling the decision function over the reach of the support vectors and narrowing each change of sign
 /// down to neighbouring doubles: every finite bound is itself normal, and the next double outwards is not. An interval
 /// narrower than the sampling may be missed; each support vector is one of the samples. Empty for a model that calls
 /// everything an anomaly and for models of more than one feature.
@@ -27,21 +27,22 @@ pub fn normal_intervals(model: &Model) -> Vec<(f64, f64)> {
     samples.retain(|x| x.is_finite());
     samples.sort_by(f64::total_cmp);
     samples.dedup();
-    let normal = |x: f64| !is_anomaly(model.decision(&[x]));
+    let mut decisions = vec![0.0; samples.len()];
+    model.decisions(&[&samples], &mut decisions);
     let mut found: Vec<(f64, f64)> = Vec::new();
     // Whether the interval that the previous sample lies in is still open.
     let mut open = false;
     let mut previous = f64::NEG_INFINITY;
-    for (i, x) in samples.iter().copied().enumerate() {
-        match (open, normal(x)) {
+    for (i, (x, decision)) in samples.into_iter().zip(decisions).enumerate() {
+        match (open, !is_anomaly(decision)) {
             (false, true) => {
-                let start = if i == 0 { f64::NEG_INFINITY } else { last_normal(&normal, x, previous) };
+                let start = if i == 0 { f64::NEG_INFINITY } else { last_normal(model, x, previous) };
                 found.push((start, x));
                 open = true;
             }
             (true, false) => {
                 if let Some(last) = found.last_mut() {
-                    last.1 = last_normal(&normal, previous, x);
+                    last.1 = last_normal(model, previous, x);
                 }
                 open = false;
             }
@@ -56,21 +57,36 @@ pub fn normal_intervals(model: &Model) -> Vec<(f64, f64)> {
     found
 }
 
-/// The normal double next to the change of sign between `inside` (normal) and `outside` (not normal).
-fn last_normal(normal: &impl Fn(f64) -> bool, mut inside: f64, mut outside: f64) -> f64 {
-    // Halving a double's range takes at most about 1,100 steps from one end of the exponents to the other.
-    for _ in 0..1200 {
-        let middle = inside + (outside - inside) / 2.0;
-        if middle == inside || middle == outside || !middle.is_finite() {
-            break;
-        }
-        if normal(middle) {
-            inside = middle;
-        } else {
-            outside = middle;
+/// The normal double next to a change of sign between `inside` (normal) and `outside` (not normal).
+///
+/// Eight doubles at a time, evenly spaced among those between the two: what is left shrinks nine-fold, whatever their
+/// magnitudes, so 21 rounds are the most.
+fn last_normal(model: &Model, inside: f64, outside: f64) -> f64 {
+    let (mut inside, mut outside) = (rank(inside), rank(outside));
+    while inside.abs_diff(outside) > 1 {
+        let gap = i128::from(outside) - i128::from(inside);
+        let ranks: [i64; 8] = std::array::from_fn(|i| inside + (gap * (i as i128 + 1) / 9) as i64);
+        let values = ranks.map(of_rank);
+        let mut decisions = [0.0; 8];
+        model.decisions(&[&values], &mut decisions);
+        match decisions.into_iter().position(is_anomaly) {
+            Some(0) => outside = ranks[0],
+            Some(i) => (inside, outside) = (ranks[i - 1], ranks[i]),
+            None => inside = ranks[7],
         }
     }
-    inside
+    of_rank(inside)
+}
+
+/// Place of a double among all of them: neighbours differ by 1.
+fn rank(x: f64) -> i64 {
+    let bits = x.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
+/// The double at a place.
+fn of_rank(rank: i64) -> f64 {
+    f64::from_bits((rank ^ (((rank >> 63) as u64) >> 1) as i64) as u64)
 }
 
 /// Points to look at, on the scale of the support vectors.

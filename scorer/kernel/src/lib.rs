@@ -1,16 +1,30 @@
 //! The decision function of one-class support vector machines, over rows of features.
 //!
 //! The arithmetic is libsvm's, step by step in f64 (Chang and Lin, "LIBSVM: a library for support vector machines",
-//! 2011, equation 8): terms are summed in the order of the support vectors, then ρ is subtracted. Rows whose decision
-//! is exactly 0 exist and are anomalies, so nothing here may be reordered, fused or computed in f32.
+//! 2011, equation 8), and written once, over eight lanes (`lanes.rs`): of rows for models of few support vectors, whose
+//! terms are summed in order, and of support vectors for models of many (`sums.rs`). It is compiled for several sets of
+//! instructions ([`Path`]) that all give the same bits, so that scoring again on another machine changes no row. Rows
+//! whose decision is exactly 0 exist and are anomalies, so nothing here may be fused or computed in f32.
 
+mod batch;
 mod columns;
+mod exp;
 mod intervals;
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_x86;
+mod nearest;
+mod path;
+mod sums;
 mod table;
 
 pub use columns::{Columns, ModelColumns, NO_MODEL, kind};
 pub use intervals::normal_intervals;
+pub use nearest::nearest_normal;
+pub use path::{PATH_VARIABLE, Path};
 pub use table::ModelTable;
+
+use sums::One;
 
 /// Most features a model may have.
 pub const MAX_FEATURES: usize = 4096;
@@ -135,18 +149,39 @@ impl Model {
     /// If `x` has another length than `features`.
     pub fn decision(&self, x: &[f64]) -> f64 {
         assert_eq!(x.len(), self.features, "a row has one value for each feature");
-        let mut small = [0.0; 8];
+        let mut small = [&x[..0]; 16];
         let mut large = Vec::new();
-        let scaled: &mut [f64] = if x.len() <= small.len() {
+        let inputs: &mut [&[f64]] = if x.len() <= small.len() {
             &mut small[..x.len()]
         } else {
-            large.resize(x.len(), 0.0);
+            large.resize(x.len(), &x[..0]);
             &mut large
         };
-        for (i, (to, from)) in scaled.iter_mut().zip(x).enumerate() {
-            *to = standardise(*from, self.mean.get(i).copied(), self.scale.get(i).copied());
+        for (to, x) in inputs.iter_mut().zip(x) {
+            *to = std::slice::from_ref(x);
         }
-        weighted_sum(self.kernel, &self.support_vectors, &self.dual_coef, scaled) - self.rho
+        batch::decision(Path::detected(), &self.one(), inputs)
+    }
+
+    /// The decisions for many rows, given as one column for each feature; bit for bit those of [`Model::decision`].
+    ///
+    /// # Panics
+    /// If there are not as many columns as features, or `out` or a column has another length than the others.
+    pub fn decisions(&self, inputs: &[&[f64]], out: &mut [f64]) {
+        assert_eq!(inputs.len(), self.features, "one column for each feature");
+        assert!(inputs.iter().all(|c| c.len() == out.len()), "columns are as long as there are rows");
+        batch::decisions_of(Path::detected(), &self.one(), inputs, out);
+    }
+
+    fn one(&self) -> One<'_> {
+        One {
+            kernel: self.kernel,
+            mean: &self.mean,
+            scale: &self.scale,
+            rho: self.rho,
+            support_vectors: &self.support_vectors,
+            dual_coef: &self.dual_coef,
+        }
     }
 }
 
@@ -173,75 +208,11 @@ impl Kernel {
     }
 }
 
-/// (x − mean) / scale, as scikit-learn's `StandardScaler` does it: two roundings, a true division.
-#[inline]
-fn standardise(x: f64, mean: Option<f64>, scale: Option<f64>) -> f64 {
-    let centred = match mean {
-        Some(mean) => x - mean,
-        None => x,
-    };
-    match scale {
-        Some(scale) => centred / scale,
-        None => centred,
-    }
-}
-
-/// Σᵢ coefᵢ · k(x, svᵢ), in the order of the support vectors.
-#[inline]
-fn weighted_sum(kernel: Kernel, support_vectors: &[f64], dual_coef: &[f64], x: &[f64]) -> f64 {
-    if let (Kernel::Rbf { gamma }, [x]) = (kernel, x) {
-        return rbf_sum_of_one(gamma, support_vectors, dual_coef, *x);
-    }
-    let rows = support_vectors.chunks_exact(x.len()).zip(dual_coef);
-    let mut sum = 0.0;
-    match kernel {
-        Kernel::Rbf { gamma } => {
-            for (v, coef) in rows {
-                let mut square = 0.0;
-                for (a, b) in x.iter().zip(v) {
-                    square += (a - b) * (a - b);
-                }
-                sum += coef * (-gamma * square).exp();
-            }
-        }
-        Kernel::Linear => rows.for_each(|(v, coef)| sum += coef * dot(x, v)),
-        Kernel::Poly { gamma, coef0, degree } => {
-            rows.for_each(|(v, coef)| sum += coef * power(gamma * dot(x, v) + coef0, degree));
-        }
-        Kernel::Sigmoid { gamma, coef0 } => {
-            rows.for_each(|(v, coef)| sum += coef * (gamma * dot(x, v) + coef0).tanh());
-        }
-    }
-    sum
-}
-
-/// The commonest model by far: one feature, radial basis.
-#[inline]
-fn rbf_sum_of_one(gamma: f64, support_vectors: &[f64], dual_coef: &[f64], x: f64) -> f64 {
-    let mut sum = 0.0;
-    for (v, coef) in support_vectors.iter().zip(dual_coef) {
-        let d = x - v;
-        sum += coef * (-gamma * (d * d)).exp();
-    }
-    sum
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).fold(0.0, |sum, (a, b)| sum + a * b)
-}
-
-/// libsvm's own integer power: by squaring, from the lowest bit.
-fn power(base: f64, exponent: u32) -> f64 {
-    let (mut square, mut product, mut t) = (base, 1.0, exponent);
-    while t > 0 {
-        if t % 2 == 1 {
-            product *= square;
-        }
-        square *= square;
-        t /= 2;
-    }
-    product
-}
-
+#[cfg(test)]
+mod exp_tests;
+#[cfg(test)]
+mod nearest_tests;
+#[cfg(test)]
+mod path_tests;
 #[cfg(test)]
 mod tests;

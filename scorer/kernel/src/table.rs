@@ -1,25 +1,13 @@
-//! Many models as columns, and the batch form of the decision function.
+//! Models of any number of features under one numbering.
 
-use crate::{Kernel, Model, NO_MODEL, standardise, weighted_sum};
+use crate::{Model, ModelColumns, NO_MODEL};
 
-/// Models laid out one after the other, so that scoring a fleet walks through memory instead of following pointers.
+/// [`ModelColumns`] for each number of features that occurs.
 #[derive(Debug, Clone, Default)]
 pub struct ModelTable {
-    heads: Vec<Head>,
-    /// Per model: mean, scale, support vectors, coefficients.
-    numbers: Vec<f64>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    kernel: Kernel,
-    rho: f64,
-    /// Where the model's numbers start.
-    start: usize,
-    features: u32,
-    support_vectors: u32,
-    centred: bool,
-    scaled: bool,
+    groups: Vec<ModelColumns>,
+    /// Number of features, group, index in it.
+    entries: Vec<(usize, usize, u32)>,
 }
 
 impl ModelTable {
@@ -34,32 +22,26 @@ impl ModelTable {
         table
     }
 
-    /// Adds a valid model and returns its index.
+    /// Adds a valid model and returns its index. One that is not valid gives no number to any row.
     pub fn push(&mut self, model: &Model) -> u32 {
-        let index = self.heads.len();
-        self.heads.push(Head {
-            kernel: model.kernel,
-            rho: model.rho,
-            start: self.numbers.len(),
-            features: model.features as u32,
-            support_vectors: model.dual_coef.len() as u32,
-            centred: !model.mean.is_empty(),
-            scaled: !model.scale.is_empty(),
+        let found = self.groups.iter().position(|g| g.columns().features == model.features);
+        let group = found.unwrap_or_else(|| {
+            self.groups.push(ModelColumns::new(model.features));
+            self.groups.len() - 1
         });
-        for column in [&model.mean, &model.scale, &model.support_vectors, &model.dual_coef] {
-            self.numbers.extend_from_slice(column);
-        }
-        index as u32
+        let index = self.groups[group].push(Some(model)).unwrap_or(NO_MODEL);
+        self.entries.push((model.features, group, index));
+        (self.entries.len() - 1) as u32
     }
 
     /// Number of models.
     pub fn len(&self) -> usize {
-        self.heads.len()
+        self.entries.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+        self.entries.is_empty()
     }
 
     /// Number of features of one model.
@@ -67,43 +49,24 @@ impl ModelTable {
     /// # Panics
     /// If there is no such model.
     pub fn features(&self, model: u32) -> usize {
-        self.heads[model as usize].features as usize
+        self.entries[model as usize].0
     }
 
-    /// Scores rows: `out[i]` becomes the decision of model `models[i]` for the i-th value of each column, bit for bit
-    /// that of [`Model::decision`]. NaN where `models[i]` is [`NO_MODEL`], or where the model takes another number of
-    /// features than there are columns.
+    /// Scores rows as [`crate::Columns::decisions`] does; NaN also where the model takes another number of features than
+    /// there are columns.
     ///
     /// # Panics
     /// If the lengths of `models`, `out` and the columns differ, or an index is neither a model's nor [`NO_MODEL`].
     pub fn decisions(&self, models: &[u32], columns: &[&[f64]], out: &mut [f64]) {
-        assert_eq!(models.len(), out.len(), "one decision for each row");
-        assert!(columns.iter().all(|c| c.len() == models.len()), "columns are as long as there are rows");
-        let mut row = vec![0.0; columns.len()];
-        for (i, (model, to)) in models.iter().zip(out).enumerate() {
-            *to = f64::NAN;
-            if *model == NO_MODEL {
-                continue;
-            }
-            let head = &self.heads[*model as usize];
-            if head.features as usize != columns.len() {
-                continue;
-            }
-            *to = self.decision(head, i, columns, &mut row);
-        }
-    }
-
-    #[inline]
-    fn decision(&self, head: &Head, i: usize, columns: &[&[f64]], row: &mut [f64]) -> f64 {
-        let (n, vectors) = (head.features as usize, head.support_vectors as usize);
-        let (means, scales) = (n * usize::from(head.centred), n * usize::from(head.scaled));
-        let numbers = &self.numbers[head.start..head.start + means + scales + vectors * (n + 1)];
-        let (mean, numbers) = numbers.split_at(means);
-        let (scale, numbers) = numbers.split_at(scales);
-        let (support_vectors, dual_coef) = numbers.split_at(vectors * n);
-        for (f, (to, column)) in row.iter_mut().zip(columns).enumerate() {
-            *to = standardise(column[i], mean.get(f).copied(), scale.get(f).copied());
-        }
-        weighted_sum(head.kernel, support_vectors, dual_coef, row) - head.rho
+        let Some(group) = self.groups.iter().position(|g| g.columns().features == columns.len()) else {
+            out.fill(f64::NAN);
+            return;
+        };
+        let index = |m: &u32| match (*m != NO_MODEL).then(|| self.entries[*m as usize]) {
+            Some((_, of, index)) if of == group => index,
+            _ => NO_MODEL,
+        };
+        let models: Vec<u32> = models.iter().map(index).collect();
+        self.groups[group].columns().decisions(&models, columns, out);
     }
 }

@@ -105,8 +105,10 @@ fn zero_and_nan_are_anomalies() {
 #[test]
 fn powers_are_those_of_repeated_multiplication() {
     for e in 0..20 {
-        assert_eq!(power(2.0, e), f64::from(1 << e));
-        assert_eq!(power(-3.0, e), (-3i64).pow(e) as f64);
+        let kernel = Kernel::Poly { gamma: 1.0, coef0: 0.0, degree: e };
+        let power = Model { kernel, ..bell(&[1.0], &[1.0], 0.0, 0.0) };
+        assert_eq!(power.decision(&[2.0]), f64::from(1 << e));
+        assert_eq!(power.decision(&[-3.0]), (-3i64).pow(e) as f64);
     }
 }
 

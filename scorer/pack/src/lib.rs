@@ -10,6 +10,7 @@
 //! | `ipc` | the frame of a file: footer, messages, buffers, all bounds checked |
 //! | `builder` | entries to the bytes of a shard |
 //! | `shard` | bytes to a shard |
+//! | `manifest` | what a set consists of |
 //! | `checks` | rows of features with recorded decisions, in files of their own |
 
 mod builder;
@@ -17,12 +18,14 @@ mod checks;
 mod columns;
 mod error;
 mod ipc;
+mod manifest;
 mod pattern;
 mod shard;
 
 pub use builder::ShardBuilder;
 pub use checks::{Checks, ChecksBuilder};
 pub use error::PackError;
+pub use manifest::{MAX_MANIFEST, Manifest, Part, SET_FORMAT, SetFile};
 pub use shard::Shard;
 
 /// Version of the layout of a shard and of a file of check vectors.

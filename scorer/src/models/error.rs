@@ -1,6 +1,7 @@
 //! Errors of model sets, with their class.
 
 use crate::blobs::{BindError, BlobError};
+use fleetscore_pack::PackError;
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_store::StoreError;
 
@@ -48,6 +49,15 @@ impl From<BindError> for ModelError {
         match e {
             BindError::Blob(e) => Self::Blob(e),
             BindError::Store(e) => Self::Store(e),
+        }
+    }
+}
+
+impl From<PackError> for ModelError {
+    fn from(e: PackError) -> Self {
+        match e {
+            PackError::Internal(e) => Self::Internal(e.to_string()),
+            e => Self::Usage(e.to_string()),
         }
     }
 }

@@ -1,102 +1,280 @@
-//! The files of a model set: `manifest.json`, written last, and Parquet parts with one row for each model.
-//!
-//! Numbers are stored as f64, so that a model is after loading what it was, to the bit. A part also holds a few rows of
-//! features with their decisions, to notice a set that no longer scores as it did.
+//! Models on their way into a set: collected as columns, sorted by series, cut into shards.
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Float64Builder, ListBuilder, RecordBatch, StringArray,
-    UInt32Array,
-};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, UInt32Type};
-use bytes::Bytes;
-use fleetscore_kernel::{Kernel, Model, normal_intervals};
+use fleetscore_kernel::{Model, ModelColumns, normal_intervals};
+use fleetscore_pack::{ChecksBuilder, Entry, PackError, ShardBuilder};
 use fleetscore_schemas::SeriesName;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::ops::Range;
 
-/// Version of the layout of a set's files.
-pub const FORMAT: u32 = 1;
+pub use fleetscore_pack::SET_FORMAT as FORMAT;
 
 /// Name of the manifest in a set's folder.
 pub(crate) const MANIFEST: &str = "manifest.json";
 
-/// A part holds at most so many models…
-const PART_ROWS: usize = 65_536;
+/// A shard holds at most so many models…
+const SHARD_ROWS: usize = 65_536;
 /// …and about so many numbers.
-const PART_NUMBERS: usize = 4 << 20;
+const SHARD_NUMBERS: usize = 4 << 20;
+/// Fewer models than this are not worth a thread.
+const ROWS_A_THREAD: usize = 256;
 
-/// What a set consists of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// [`FORMAT`] it was written with.
-    pub format: u32,
-    /// Version of the set.
-    pub version: i64,
-    /// `import` or `train`.
-    pub origin: String,
-    /// Who made it.
-    pub created_by: String,
-    /// When, RFC 3339 by the store's clock.
-    pub created_at: String,
-    /// The input columns of its models, in order.
-    pub features: Vec<String>,
-    /// Number of usable models.
-    pub models: u64,
-    /// Number of entries that were refused.
-    pub refused: u64,
-    /// SHA-256 over names and digests of the parts, hex.
-    pub checksum: String,
-    /// Start and end of the windows it was trained on, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trained_on: Option<(String, String)>,
-    /// The parts.
-    pub parts: Vec<Part>,
-}
-
-/// One part of a set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// Its file in the set's folder.
-    pub name: String,
-    /// Number of rows.
-    pub rows: u64,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// SHA-256, hex.
-    pub sha256: String,
-}
-
-/// One model as stored: an [`crate::models::Entry`] without the store's id.
+/// One model for a set.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     pub name: SeriesName,
     pub model: String,
     pub outcome: Result<Model, String>,
-    pub normal: Option<Vec<(f64, f64)>>,
-    /// Rows of features with their decisions.
+    /// Rows of features to check the model with, as its exporter gave them, with the exporter's decisions; where there
+    /// are none, rows near what it was trained on are made. The decisions that a set records are always our own.
     pub checks: Vec<(Vec<f64>, f64)>,
     /// Number of rows it was trained on; 0 where that is not known.
     pub rows: u32,
 }
 
 impl Stored {
-    /// With what is derived from the model: normal intervals and check rows.
+    /// Without check rows of its own. What is derived from a model, its normal intervals and check rows, is computed
+    /// on all cores when the set is written.
     pub(crate) fn new(name: SeriesName, model: String, outcome: Result<Model, String>) -> Self {
-        let (normal, checks) = match &outcome {
-            Ok(m) => ((m.features == 1).then(|| normal_intervals(m)), checks(m)),
-            Err(_) => (None, vec![]),
-        };
-        Self { name, model, outcome, normal, checks, rows: 0 }
+        Self { name, model, outcome, checks: vec![], rows: 0 }
     }
 }
 
-/// Two rows near what the model was trained on.
-fn checks(model: &Model) -> Vec<(Vec<f64>, f64)> {
+/// Models of a set, in any order: as columns, about 200 bytes for a small one, so that a million of them fit.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    devices: Texts,
+    sensors: Texts,
+    names: Texts,
+    rows: Vec<u32>,
+    refused: HashMap<u32, String>,
+    /// None before the first usable model.
+    columns: Option<ModelColumns>,
+    /// Check rows of those that came with some.
+    checks: HashMap<u32, Vec<f64>>,
+    /// The first model that no set can hold.
+    wrong: Option<String>,
+}
+
+/// Text after text.
+#[derive(Debug, Default)]
+struct Texts {
+    bytes: String,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn push(&mut self, text: &str) {
+        self.bytes.push_str(text);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn get(&self, i: usize) -> &str {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.bytes[start..self.ends[i]]
+    }
+}
+
+impl Models {
+    /// Adds a model.
+    pub(crate) fn push(&mut self, entry: Stored) {
+        let at = self.rows.len();
+        if let Ok(model) = &entry.outcome {
+            let columns = self.columns.get_or_insert_with(|| columns_of(model.features, at));
+            if let Err(e) = columns.push(Some(model)) {
+                self.wrong.get_or_insert_with(|| format!("the model of {}: {e}", entry.name));
+                let _ = columns.push(None); // an entry without a model is never refused
+            }
+            if !entry.checks.is_empty() {
+                let rows = entry.checks.iter().filter(|(x, _)| x.len() == model.features);
+                self.checks.insert(at as u32, rows.flat_map(|(x, _)| x).copied().collect());
+            }
+        } else if let Some(columns) = &mut self.columns {
+            let _ = columns.push(None); // as above
+        }
+        if let Err(reason) = entry.outcome {
+            self.refused.insert(at as u32, reason);
+        }
+        self.devices.push(&entry.name.device);
+        self.sensors.push(&entry.name.sensor);
+        self.names.push(&entry.model);
+        self.rows.push(entry.rows);
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Number of entries without a usable model.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.len()
+    }
+
+    /// Number of rows that the models were trained on, if it is known of all of them.
+    pub(crate) fn training_rows(&self) -> Option<u64> {
+        let known = |(i, rows): (usize, &u32)| *rows > 0 || self.refused.contains_key(&(i as u32));
+        let all = self.refused.len() < self.len() && self.rows.iter().enumerate().all(known);
+        all.then(|| self.rows.iter().map(|r| u64::from(*r)).sum())
+    }
+
+    /// The names of some entries.
+    pub(crate) fn names(&self, range: Range<usize>) -> Vec<SeriesName> {
+        range.map(|i| self.name(i)).collect()
+    }
+
+    /// The name of an entry.
+    pub(crate) fn name(&self, i: usize) -> SeriesName {
+        SeriesName::new(self.devices.get(i), self.sensors.get(i))
+    }
+
+    /// What keeps these models from being a set of this many features.
+    pub(crate) fn problem(&self, features: usize) -> Option<String> {
+        let other = |c: &ModelColumns| {
+            let found = c.columns().features;
+            (found != features).then(|| format!("the models take {found} features, and {features} are named"))
+        };
+        self.wrong.clone().or_else(|| self.columns.as_ref().and_then(other))
+    }
+
+    fn numbers(&self, i: usize) -> usize {
+        let of = |c: &ModelColumns| {
+            let c = c.columns();
+            (c.offsets[i + 1] - c.offsets[i]) as usize * (c.features + 1) + 2 * c.features
+        };
+        self.columns.as_ref().map_or(0, of)
+    }
+
+    fn model(&self, i: usize) -> Option<Model> {
+        self.columns.as_ref()?.columns().model(i)
+    }
+}
+
+fn columns_of(features: usize, refused: usize) -> ModelColumns {
+    let mut columns = ModelColumns::new(features);
+    for _ in 0..refused {
+        let _ = columns.push(None); // an entry without a model is never refused
+    }
+    columns
+}
+
+impl Extend<Stored> for Models {
+    fn extend<T: IntoIterator<Item = Stored>>(&mut self, entries: T) {
+        entries.into_iter().for_each(|e| self.push(e));
+    }
+}
+
+impl FromIterator<Stored> for Models {
+    fn from_iter<T: IntoIterator<Item = Stored>>(entries: T) -> Self {
+        let mut models = Self::default();
+        models.extend(entries);
+        models
+    }
+}
+
+impl From<Vec<Stored>> for Models {
+    fn from(entries: Vec<Stored>) -> Self {
+        entries.into_iter().collect()
+    }
+}
+
+/// Models with their series, ascending: ready to be written.
+pub(crate) struct Sorted {
+    pub models: Models,
+    /// (series, index of the model), ascending by series, each once.
+    pub order: Vec<(u32, u32)>,
+    pub features: usize,
+    pub pattern: String,
+}
+
+/// A shard, with its check vectors if it has any.
+pub(crate) struct Built {
+    pub shard: bytes::Bytes,
+    pub checks: Option<(usize, bytes::Bytes)>,
+}
+
+/// What is computed of a model when it is stored.
+struct Derived {
+    entry: Entry,
+    checks: Vec<(Vec<f64>, f64)>,
+}
+
+impl Sorted {
+    /// Where to cut into shards.
+    pub(crate) fn cuts(&self) -> Vec<Range<usize>> {
+        let (mut cuts, mut start, mut numbers) = (Vec::new(), 0, 0);
+        for (at, (_, model)) in self.order.iter().enumerate() {
+            let size = self.models.numbers(*model as usize);
+            if at - start == SHARD_ROWS || (at > start && numbers + size > SHARD_NUMBERS) {
+                cuts.push(start..at);
+                (start, numbers) = (at, 0);
+            }
+            numbers += size;
+        }
+        if start < self.order.len() {
+            cuts.push(start..self.order.len());
+        }
+        cuts
+    }
+
+    /// The shard of some of the models; what is derived from them is computed on so many threads.
+    pub(crate) fn build(&self, range: Range<usize>, threads: usize) -> Result<Built, PackError> {
+        let rows = &self.order[range];
+        let share = rows.len().div_ceil(threads.max(1)).max(ROWS_A_THREAD);
+        let mut shard = ShardBuilder::new(self.features, &self.pattern);
+        let mut checks = ChecksBuilder::new(self.features);
+        // Round by round, so that not all of a shard's entries are in memory beside it.
+        for round in rows.chunks(share.min(8 * ROWS_A_THREAD) * threads.max(1)) {
+            let derived: Vec<Derived> = std::thread::scope(|scope| {
+                let derive = |rows: &[(u32, u32)]| rows.iter().map(|r| self.derive(*r)).collect::<Vec<_>>();
+                let share = round.len().div_ceil(threads.max(1)).max(ROWS_A_THREAD);
+                let mut chunks = round.chunks(share);
+                let first = chunks.next().unwrap_or_default();
+                let others: Vec<_> = chunks.map(|rows| scope.spawn(move || derive(rows))).collect();
+                let mut all = derive(first);
+                for other in others {
+                    match other.join() {
+                        Ok(derived) => all.extend(derived),
+                        Err(panic) => std::panic::resume_unwind(panic),
+                    }
+                }
+                all
+            });
+            for Derived { entry, checks: rows } in derived {
+                let at = shard.len() as u32;
+                shard.push(&entry)?;
+                for (x, decision) in rows {
+                    checks.push(at, &x, decision);
+                }
+            }
+        }
+        let checks = match checks.len() {
+            0 => None,
+            rows => Some((rows, checks.finish()?)),
+        };
+        Ok(Built { shard: shard.finish()?, checks })
+    }
+
+    fn derive(&self, (series, at): (u32, u32)) -> Derived {
+        let i = at as usize;
+        let model = self.models.model(i);
+        let normal = model.as_ref().filter(|m| m.features == 1).map(normal_intervals);
+        let checks = model.as_ref().map(|m| checks(m, self.models.checks.get(&at))).unwrap_or_default();
+        let refused = || self.models.refused.get(&at).cloned().unwrap_or_default();
+        let entry = Entry {
+            series,
+            device: self.models.devices.get(i).to_owned(),
+            sensor: self.models.sensors.get(i).to_owned(),
+            model: self.models.names.get(i).to_owned(),
+            outcome: model.ok_or_else(refused),
+            normal,
+            rows: self.models.rows[i],
+        };
+        Derived { entry, checks }
+    }
+}
+
+/// Rows of features with the model's decisions: those given, or two near what it was trained on.
+fn checks(model: &Model, given: Option<&Vec<f64>>) -> Vec<(Vec<f64>, f64)> {
     let row = |vector: &[f64]| -> Vec<f64> {
         let back = |i: usize| {
             let scale = model.scale.get(i).copied().unwrap_or(1.0);
@@ -104,272 +282,19 @@ fn checks(model: &Model) -> Vec<(Vec<f64>, f64)> {
         };
         (0..model.features).map(back).collect()
     };
-    let half: Vec<f64> = model.support_vectors[..model.features].iter().map(|v| v * 0.5).collect();
-    [row(&half), row(&model.support_vectors[..model.features])]
-        .into_iter()
+    let rows: Vec<Vec<f64>> = match given {
+        Some(given) => given.chunks_exact(model.features).map(<[f64]>::to_vec).collect(),
+        None => {
+            let first = &model.support_vectors[..model.features];
+            let half: Vec<f64> = first.iter().map(|v| v * 0.5).collect();
+            vec![row(&half), row(first)]
+        }
+    };
+    rows.into_iter()
         .map(|x| {
             let decision = model.decision(&x);
             (x, decision)
         })
         .filter(|(_, d)| d.is_finite())
         .collect()
-}
-
-/// SHA-256, hex.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// The checksum of all parts.
-pub(crate) fn checksum(parts: &[Part]) -> String {
-    let mut sha = Sha256::new();
-    for part in parts {
-        sha.update(format!("{} {}\n", part.name, part.sha256));
-    }
-    hex(&sha.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Where to cut entries into parts.
-pub(crate) fn part_ends(entries: &[Stored]) -> Vec<usize> {
-    let (mut ends, mut rows, mut numbers) = (Vec::new(), 0, 0);
-    for (i, entry) in entries.iter().enumerate() {
-        let size = entry.outcome.as_ref().map_or(0, |m| m.support_vectors.len() + m.dual_coef.len());
-        if rows == PART_ROWS || (rows > 0 && numbers + size > PART_NUMBERS) {
-            ends.push(i);
-            (rows, numbers) = (0, 0);
-        }
-        rows += 1;
-        numbers += size;
-    }
-    if rows > 0 {
-        ends.push(entries.len());
-    }
-    ends
-}
-
-fn schema() -> SchemaRef {
-    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-        let list = DataType::List(Arc::new(Field::new("item", DataType::Float64, true)));
-        let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
-        let number = |name: &str| Field::new(name, DataType::Float64, true);
-        let numbers = |name: &str| Field::new(name, list.clone(), true);
-        Arc::new(Schema::new(vec![
-            text("device", false),
-            text("sensor", false),
-            text("model", false),
-            text("refused", true),
-            Field::new("features", DataType::UInt32, true),
-            numbers("mean"),
-            numbers("scale"),
-            text("kernel", true),
-            number("gamma"),
-            number("coef0"),
-            Field::new("degree", DataType::UInt32, true),
-            numbers("support_vectors"),
-            numbers("dual_coef"),
-            number("rho"),
-            numbers("normal_from"),
-            numbers("normal_to"),
-            numbers("check_rows"),
-            numbers("check_decisions"),
-        ]))
-    });
-    SCHEMA.clone()
-}
-
-/// Writes one part.
-pub(crate) fn encode(entries: &[Stored]) -> parquet::errors::Result<Bytes> {
-    let model = |e: &Stored| e.outcome.as_ref().ok().cloned();
-    let models: Vec<Option<Model>> = entries.iter().map(model).collect();
-    let lists = |of: &dyn Fn(&Model) -> Vec<f64>| numbers(models.iter().map(|m| m.as_ref().map(of)));
-    let kernels: Vec<Option<Columns>> =
-        models.iter().map(|m| m.as_ref().map(|m| columns(m.kernel))).collect();
-    let text = |of: &dyn Fn(&Stored) -> Option<String>| -> ArrayRef {
-        Arc::new(entries.iter().map(of).collect::<StringArray>())
-    };
-    let side = |of: &dyn Fn(&(f64, f64)) -> f64| {
-        numbers(entries.iter().map(|e| e.normal.as_ref().map(|n| n.iter().map(of).collect())))
-    };
-    let checks = |of: &dyn Fn(&(Vec<f64>, f64)) -> Vec<f64>| {
-        numbers(entries.iter().map(|e| Some(e.checks.iter().flat_map(of).collect())))
-    };
-    let arrays: Vec<ArrayRef> = vec![
-        text(&|e| Some(e.name.device.clone())),
-        text(&|e| Some(e.name.sensor.clone())),
-        text(&|e| Some(e.model.clone())),
-        text(&|e| e.outcome.as_ref().err().cloned()),
-        Arc::new(models.iter().map(|m| m.as_ref().map(|m| m.features as u32)).collect::<UInt32Array>()),
-        lists(&|m| m.mean.clone()),
-        lists(&|m| m.scale.clone()),
-        Arc::new(kernels.iter().map(|k| k.as_ref().map(|k| k.name)).collect::<StringArray>()),
-        Arc::new(kernels.iter().map(|k| k.as_ref()?.gamma).collect::<Float64Array>()),
-        Arc::new(kernels.iter().map(|k| k.as_ref()?.coef0).collect::<Float64Array>()),
-        Arc::new(kernels.iter().map(|k| k.as_ref()?.degree).collect::<UInt32Array>()),
-        lists(&|m| m.support_vectors.clone()),
-        lists(&|m| m.dual_coef.clone()),
-        Arc::new(models.iter().map(|m| m.as_ref().map(|m| m.rho)).collect::<Float64Array>()),
-        side(&|n| n.0),
-        side(&|n| n.1),
-        checks(&|c| c.0.clone()),
-        checks(&|c| vec![c.1]),
-    ];
-    let batch = RecordBatch::try_new(schema(), arrays)?;
-    let zstd = Compression::ZSTD(ZstdLevel::default());
-    let properties = WriterProperties::builder().set_compression(zstd).build();
-    let mut out = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut out, schema(), Some(properties))?;
-    writer.write(&batch)?;
-    writer.close()?;
-    Ok(out.into())
-}
-
-fn numbers(rows: impl Iterator<Item = Option<Vec<f64>>>) -> ArrayRef {
-    let mut builder = ListBuilder::new(Float64Builder::new());
-    for row in rows {
-        if let Some(row) = &row {
-            builder.values().append_slice(row);
-        }
-        builder.append(row.is_some());
-    }
-    Arc::new(builder.finish())
-}
-
-struct Columns {
-    name: &'static str,
-    gamma: Option<f64>,
-    coef0: Option<f64>,
-    degree: Option<u32>,
-}
-
-fn columns(kernel: Kernel) -> Columns {
-    let (name, gamma, coef0, degree) = match kernel {
-        Kernel::Rbf { gamma } => ("rbf", Some(gamma), None, None),
-        Kernel::Linear => ("linear", None, None, None),
-        Kernel::Poly { gamma, coef0, degree } => ("poly", Some(gamma), Some(coef0), Some(degree)),
-        Kernel::Sigmoid { gamma, coef0 } => ("sigmoid", Some(gamma), Some(coef0), None),
-    };
-    Columns { name, gamma, coef0, degree }
-}
-
-/// Reads one part; every model in it is valid.
-///
-/// # Errors
-/// What is wrong, for a message.
-pub(crate) fn decode(bytes: Bytes) -> Result<Vec<Stored>, String> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| e.to_string())?;
-    if reader.schema().fields() != schema().fields() {
-        return Err("it has other columns than this version of fleetscore writes".into());
-    }
-    let reader = reader.build().map_err(|e| e.to_string())?;
-    let mut entries = Vec::new();
-    for batch in reader {
-        let batch = batch.map_err(|e| e.to_string())?;
-        let columns = Reader { batch: &batch };
-        for row in 0..batch.num_rows() {
-            entries.push(columns.entry(row)?);
-        }
-    }
-    Ok(entries)
-}
-
-/// Cells of a batch of [`schema`], whose types are checked.
-struct Reader<'a> {
-    batch: &'a RecordBatch,
-}
-
-impl Reader<'_> {
-    fn column(&self, name: &str) -> Result<&ArrayRef, String> {
-        self.batch.column_by_name(name).ok_or_else(|| format!("column {name} is missing"))
-    }
-
-    fn text(&self, name: &str, row: usize) -> Result<Option<String>, String> {
-        let column = self.column(name)?.as_string::<i32>();
-        Ok(column.is_valid(row).then(|| column.value(row).to_owned()))
-    }
-
-    fn number(&self, name: &str, row: usize) -> Result<f64, String> {
-        let column = self.column(name)?.as_primitive::<Float64Type>();
-        if column.is_null(row) {
-            Err(format!("{name} of row {row} is missing"))
-        } else {
-            Ok(column.value(row))
-        }
-    }
-
-    fn integer(&self, name: &str, row: usize) -> Result<u32, String> {
-        let column = self.column(name)?.as_primitive::<UInt32Type>();
-        if column.is_null(row) {
-            Err(format!("{name} of row {row} is missing"))
-        } else {
-            Ok(column.value(row))
-        }
-    }
-
-    fn numbers(&self, name: &str, row: usize) -> Result<Option<Vec<f64>>, String> {
-        let column = self.column(name)?.as_list::<i32>();
-        if column.is_null(row) {
-            return Ok(None);
-        }
-        let values = column.value(row);
-        let values = values.as_primitive::<Float64Type>();
-        if values.null_count() > 0 {
-            return Err(format!("{name} of row {row} has a NULL"));
-        }
-        Ok(Some(values.values().to_vec()))
-    }
-
-    fn required(&self, name: &str, row: usize) -> Result<String, String> {
-        self.text(name, row)?.ok_or_else(|| format!("{name} of row {row} is missing"))
-    }
-
-    fn entry(&self, row: usize) -> Result<Stored, String> {
-        let list =
-            |name: &str| -> Result<Vec<f64>, String> { Ok(self.numbers(name, row)?.unwrap_or_default()) };
-        let outcome = match self.text("refused", row)? {
-            Some(reason) => Err(reason),
-            None => Ok(self.model(row)?),
-        };
-        let normal = match (self.numbers("normal_from", row)?, self.numbers("normal_to", row)?) {
-            (Some(from), Some(to)) if from.len() == to.len() => Some(from.into_iter().zip(to).collect()),
-            (None, None) => None,
-            _ => return Err(format!("normal ranges of row {row} do not fit together")),
-        };
-        let (rows, decisions) = (list("check_rows")?, list("check_decisions")?);
-        let features = outcome.as_ref().map_or(1, |m| m.features);
-        if rows.len() != decisions.len() * features {
-            return Err(format!("check rows of row {row} do not fit together"));
-        }
-        let checks = rows.chunks_exact(features).map(<[f64]>::to_vec).zip(decisions).collect();
-        let name = SeriesName::new(self.required("device", row)?, self.required("sensor", row)?);
-        Ok(Stored { name, model: self.required("model", row)?, outcome, normal, checks, rows: 0 })
-    }
-
-    fn model(&self, row: usize) -> Result<Model, String> {
-        let list =
-            |name: &str| -> Result<Vec<f64>, String> { Ok(self.numbers(name, row)?.unwrap_or_default()) };
-        let gamma = || self.number("gamma", row);
-        let coef0 = || self.number("coef0", row);
-        let kernel = match self.required("kernel", row)?.as_str() {
-            "rbf" => Kernel::Rbf { gamma: gamma()? },
-            "linear" => Kernel::Linear,
-            "poly" => Kernel::Poly { gamma: gamma()?, coef0: coef0()?, degree: self.integer("degree", row)? },
-            "sigmoid" => Kernel::Sigmoid { gamma: gamma()?, coef0: coef0()? },
-            other => return Err(format!("kernel of row {row} is `{other}`")),
-        };
-        let model = Model {
-            features: self.integer("features", row)? as usize,
-            mean: list("mean")?,
-            scale: list("scale")?,
-            kernel,
-            support_vectors: list("support_vectors")?,
-            dual_coef: list("dual_coef")?,
-            rho: self.number("rho", row)?,
-        };
-        model.validate().map_err(|e| format!("row {row}: {e}"))?;
-        Ok(model)
-    }
 }

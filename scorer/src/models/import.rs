@@ -2,7 +2,7 @@
 
 mod read;
 
-use super::format::Stored;
+use super::format::{Models, Stored};
 use super::naming::is_name;
 use super::registry::{self, NewSet};
 use super::sources::{self, Listed};
@@ -106,11 +106,13 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
     let new = NewSet {
         entries,
         features: options.features.clone(),
+        pattern: options.pattern.clone(),
         origin: "import",
         created_by: options.created_by.clone(),
         trained_on: None,
         max_series: options.max_series,
         activate: options.activate,
+        ..NewSet::default()
     };
     report.version = registry::add(store, blobs, new).await?;
     Ok(report)
@@ -129,7 +131,7 @@ pub(crate) async fn read_files(
 }
 
 /// One entry for each series, in their order; several models for one are refused, all of them.
-fn one_a_series(files: Vec<FromFile>) -> (Vec<Stored>, ImportReport) {
+fn one_a_series(files: Vec<FromFile>) -> (Models, ImportReport) {
     let mut report = ImportReport {
         version: 0,
         imported: 0,
@@ -150,7 +152,7 @@ fn one_a_series(files: Vec<FromFile>) -> (Vec<Stored>, ImportReport) {
     // Stable: files stay in order, and so do their entries.
     candidates.sort_by(|a, b| a.1.stored.name.cmp(&b.1.stored.name));
     let place = |(file, candidate): &(usize, Candidate)| candidate.place(&places[*file].0);
-    let mut entries: Vec<Stored> = Vec::with_capacity(candidates.len());
+    let mut entries = Models::default();
     let mut rest = candidates.into_iter().peekable();
     while let Some(first) = rest.next() {
         let mut twice = Vec::new();

@@ -2,8 +2,10 @@
 //!
 //! | module | does |
 //! | --- | --- |
-//! | `format` | the files of a set: manifest and Parquet parts |
-//! | `registry` | adds, loads and verifies sets |
+//! | `format` | models on their way into a set: collected, sorted, cut into shards |
+//! | `registry` | adds sets |
+//! | `open` | loads and verifies sets |
+//! | `set` | a set in memory |
 //! | `naming` | file names to series |
 //! | [`import()`] | sets from files of models |
 //! | [`train()`] | sets from stored windows |
@@ -12,16 +14,21 @@ mod error;
 mod format;
 mod import;
 mod naming;
+mod open;
 mod registry;
+mod set;
 mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
-pub use format::{FORMAT, Manifest, Part};
+pub use fleetscore_pack::{Manifest, Part, SetFile, Shard};
+pub use format::FORMAT;
 pub(crate) use import::read_files;
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
-pub use registry::{VerifyReport, load, manifest, verify};
+pub use open::{VerifyReport, load, verify};
+pub use registry::manifest;
+pub use set::ModelSet;
 pub use train::{Gamma, MAX_ROWS, TrainOptions, TrainReport, train};
 
 use fleetscore_kernel::Model;
@@ -42,48 +49,14 @@ pub struct Entry {
     pub normal: Option<Vec<(f64, f64)>>,
 }
 
-/// A model set in memory.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelSet {
-    /// Its version in the registry.
-    pub version: i64,
-    /// Ascending by series; at most one entry for each.
-    pub entries: Vec<Entry>,
-}
-
 /// Ranges of values as text: `10.01 … 14.18`, several joined by `, `; `none` where no value is normal.
 ///
 /// Bounds are rounded to five digits towards the inside, so that what the text calls normal is normal.
 pub fn ranges_text(ranges: &[(f64, f64)]) -> String {
-    let side = |v: f64, up: bool| -> String {
-        if v.is_infinite() {
-            return if v > 0.0 { "∞" } else { "−∞" }.into();
-        }
-        let digits = 4 - if v == 0.0 { 0 } else { v.abs().log10().floor() as i32 };
-        let unit = 10f64.powi(digits);
-        let scaled = if up { (v * unit).ceil() } else { (v * unit).floor() };
-        let rounded = scaled / unit;
-        if rounded.is_finite() && (-12..=9).contains(&-digits) {
-            format!("{rounded}")
-        } else {
-            format!("{v:e}")
-        }
-    };
-    if ranges.is_empty() {
-        return "none".into();
-    }
-    ranges
-        .iter()
-        .map(|(low, high)| {
-            let (a, b) = (side(*low, true), side(*high, false));
-            // A range narrower than the rounding: as it is.
-            if low.is_finite() && high.is_finite() && a.parse::<f64>().ok() > b.parse::<f64>().ok() {
-                return format!("{low} … {high}");
-            }
-            format!("{a} … {b}")
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
+    let mut text = String::new();
+    // A String takes whatever is written.
+    let _ = crate::plan::write_ranges(&mut text, ranges.iter().copied());
+    text
 }
 
 #[cfg(test)]

@@ -1,83 +1,76 @@
-//! Adding, loading and verifying model sets.
+//! Adding model sets, and what a set says of itself.
 
-use super::format::{self, FORMAT, MANIFEST, Manifest, Part, Stored};
-use super::{Entry, ModelError, ModelSet, Result};
-use crate::blobs::{BlobError, Blobs};
-use bytes::Bytes;
+use super::format::{FORMAT, MANIFEST, Models, Sorted};
+use super::open::{damaged, file};
+use super::{ModelError, Result};
+use crate::blobs::Blobs;
+use fleetscore_pack::{Manifest, PackError, Part, SetFile};
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::window::Feature;
 use fleetscore_schemas::{SeriesId, SeriesName};
-use fleetscore_store::{ModelSetRow, Store};
+use fleetscore_store::{ModelFailure, ModelSetRow, Store};
+use futures::{StreamExt, TryStreamExt};
+use std::ops::Range;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Series that are interned or looked up in one call.
-const NAMES_A_CALL: usize = 10_000;
+pub(super) const NAMES_A_CALL: usize = 10_000;
+
+/// Shards that are made at once: while one is put, the next is computed on all cores.
+const SHARDS_AT_ONCE: usize = 2;
 
 /// A set about to be added.
+#[derive(Debug, Default)]
 pub(crate) struct NewSet {
     /// In any order, at most one for each series.
-    pub entries: Vec<Stored>,
+    pub entries: Models,
+    /// What was to be a model and became none, to be kept beside the set.
+    pub failures: Vec<ModelFailure>,
     pub features: Vec<Feature>,
+    /// How models are named: names that it yields are not stored.
+    pub pattern: String,
     pub origin: &'static str,
     pub created_by: String,
     pub trained_on: Option<Interval>,
+    pub note: Option<String>,
     pub max_series: u32,
     pub activate: bool,
 }
 
-/// What [`verify`] found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VerifyReport {
-    /// What the set says of itself.
-    pub manifest: Manifest,
-    /// Number of models whose check rows were scored again.
-    pub scored: usize,
-    /// What differs; empty for a good set.
-    pub problems: Vec<String>,
-}
-
 /// Writes a set's files, the manifest last, and adds its row: nobody sees it before it is complete.
-pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, mut new: NewSet) -> Result<i64> {
+pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result<i64> {
+    if let Some(problem) = new.entries.problem(new.features.len()) {
+        return Err(ModelError::Usage(problem));
+    }
     blobs.bind(store).await?;
-    intern(store, &new).await?;
+    let ids = intern(store, &new).await?;
+    let order = in_order(&new.entries, &ids)?;
     let version = store.reserve_model_set().await?;
     let path = format!("models/{version}-{}", &Uuid::new_v4().simple().to_string()[..12]);
-    new.entries.sort_by(|a, b| a.name.cmp(&b.name));
-    let refused = new.entries.iter().filter(|e| e.outcome.is_err()).count();
+    let refused = new.entries.refused();
     let models = new.entries.len() - refused;
-    let mut parts = Vec::new();
-    let mut rest = new.entries;
-    let mut start = 0;
-    for (i, end) in format::part_ends(&rest).into_iter().enumerate() {
-        let tail = rest.split_off(end - start);
-        let (entries, rows) = (std::mem::replace(&mut rest, tail), (end - start) as u64);
-        start = end;
-        let bytes =
-            blocking(move || format::encode(&entries).map_err(|e| ModelError::Internal(e.to_string())))
-                .await?;
-        let name = format!("part-{i:05}.parquet");
-        parts.push(Part {
-            rows,
-            bytes: bytes.len() as u64,
-            sha256: format::digest(&bytes),
-            name: name.clone(),
-        });
-        blobs.put_immutable(&format!("{path}/{name}"), bytes).await?;
-    }
+    let training_rows = new.entries.training_rows();
+    let sorted =
+        Sorted { models: new.entries, order, features: new.features.len(), pattern: new.pattern.clone() };
+    let parts = put_parts(blobs, &path, sorted).await?;
     let created_at = store.now().await?;
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: FORMAT,
         version,
         origin: new.origin.into(),
         created_by: new.created_by.clone(),
         created_at: created_at.to_rfc3339(),
         features: new.features.iter().map(ToString::to_string).collect(),
+        pattern: new.pattern,
         models: models as u64,
         refused: refused as u64,
-        checksum: format::checksum(&parts),
+        checksum: String::new(),
         trained_on: new.trained_on.map(|i| (i.start.to_rfc3339(), i.end.to_rfc3339())),
+        training_rows,
         parts,
     };
+    manifest.checksum = manifest.sum();
     let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| ModelError::Internal(e.to_string()))?;
     blobs.put_immutable(&format!("{path}/{MANIFEST}"), bytes.into()).await?;
     let row = ModelSetRow {
@@ -90,83 +83,99 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, mut new: NewSet) -> Re
         checksum: manifest.checksum,
         features: manifest.features,
         trained_on: new.trained_on,
-        training_rows: None,
-        note: None,
+        training_rows: training_rows.map(|rows| rows as i64),
+        note: new.note,
         created_by: new.created_by,
         created_at,
     };
-    store.add_model_set(&row, &[], new.activate).await?;
+    store.add_model_set(&row, &new.failures, new.activate).await?;
     Ok(version)
 }
 
-/// Gives every series of a new set its id; refuses before any is made where they are too many.
-async fn intern(store: &dyn Store, new: &NewSet) -> Result<()> {
-    let names: Vec<SeriesName> = new.entries.iter().map(|e| e.name.clone()).collect();
+/// Series with the index of their entry, ascending.
+fn in_order(models: &Models, ids: &[SeriesId]) -> Result<Vec<(u32, u32)>> {
+    let mut order: Vec<(u32, u32)> = ids.iter().enumerate().map(|(i, id)| (*id, i as u32)).collect();
+    order.sort_unstable();
+    match order.windows(2).find(|w| w[0].0 == w[1].0) {
+        Some(twice) => {
+            let name = models.name(twice[0].1 as usize);
+            Err(ModelError::Usage(format!("{name} has two models: a set has one for each series")))
+        }
+        None => Ok(order),
+    }
+}
+
+/// Makes and puts all shards and their check vectors.
+async fn put_parts(blobs: &Blobs, path: &str, sorted: Sorted) -> Result<Vec<Part>> {
+    let sorted = Arc::new(sorted);
+    let put = |(i, range): (usize, Range<usize>)| {
+        let sorted = sorted.clone();
+        async move {
+            let rows = range.len();
+            let series = (sorted.order[range.start].0, sorted.order[range.end - 1].0);
+            let built = blocking(move || Ok(sorted.build(range, cores())?)).await?;
+            let checks = match built.checks {
+                Some((rows, bytes)) => {
+                    Some(put_file(blobs, path, format!("checks-{i:05}.arrow"), rows, bytes).await?)
+                }
+                None => None,
+            };
+            let file = put_file(blobs, path, format!("part-{i:05}.arrow"), rows, built.shard).await?;
+            Ok::<_, ModelError>(Part { file, series, checks })
+        }
+    };
+    let cuts = sorted.cuts();
+    futures::stream::iter(cuts.into_iter().enumerate()).map(put).buffered(SHARDS_AT_ONCE).try_collect().await
+}
+
+async fn put_file(
+    blobs: &Blobs,
+    path: &str,
+    name: String,
+    rows: usize,
+    bytes: bytes::Bytes,
+) -> Result<SetFile> {
+    let of = bytes.clone();
+    let file = blocking(move || Ok(SetFile::of(name, rows, &of))).await?;
+    blobs.put_immutable(&format!("{path}/{}", file.name), bytes).await?;
+    Ok(file)
+}
+
+/// Gives every series of a new set its id, in the order of its entries; refuses before any is made where they are too
+/// many.
+async fn intern(store: &dyn Store, new: &NewSet) -> Result<Vec<SeriesId>> {
+    let count = new.entries.len();
     let too_many = || {
         ModelError::Usage(format!(
             "setting `max_series`: the models' series would be more than the {} that are allowed",
             new.max_series
         ))
     };
-    let mut unknown = Vec::new();
-    for chunk in names.chunks(NAMES_A_CALL) {
-        let ids = store.lookup(chunk).await?;
-        unknown.extend(chunk.iter().zip(ids).filter(|(_, id)| id.is_none()).map(|(name, _)| name.clone()));
+    let mut found = Vec::with_capacity(count);
+    for start in (0..count).step_by(NAMES_A_CALL) {
+        let names = new.entries.names(start..(start + NAMES_A_CALL).min(count));
+        found.extend(store.lookup(&names).await?);
     }
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    if store.series().await?.len() + unknown.len() > new.max_series as usize {
+    let unknown: Vec<usize> = (0..count).filter(|i| found[*i].is_none()).collect();
+    if !unknown.is_empty() && series_count(store).await? + unknown.len() > new.max_series as usize {
         return Err(too_many());
     }
     for chunk in unknown.chunks(NAMES_A_CALL) {
-        if store.intern(chunk, new.max_series).await?.contains(&None) {
-            return Err(too_many());
+        let names: Vec<SeriesName> = chunk.iter().map(|i| new.entries.name(*i)).collect();
+        for (i, id) in chunk.iter().zip(store.intern(&names, new.max_series).await?) {
+            found[*i] = id;
         }
     }
-    Ok(())
+    found.into_iter().map(|id| id.ok_or_else(too_many)).collect()
 }
 
-/// Loads a set, verifying its checksums.
-///
-/// # Errors
-/// [`ModelError::Damaged`] where a file is missing or is not what was written.
-pub async fn load(blobs: &Blobs, store: &dyn Store, row: &ModelSetRow) -> Result<ModelSet> {
-    let (_, stored) = read(blobs, row).await?;
-    let names: Vec<SeriesName> = stored.iter().map(|e| e.name.clone()).collect();
-    let ids = ids(store, &names).await?;
-    let mut entries: Vec<Entry> = stored
-        .into_iter()
-        .zip(ids)
-        .map(|(e, series)| Entry {
-            series,
-            name: e.name,
-            model: e.model,
-            outcome: e.outcome,
-            normal: e.normal,
-        })
-        .collect();
-    entries.sort_by_key(|e| e.series);
-    if let Some(twice) = entries.windows(2).find(|w| w[0].series == w[1].series) {
-        return Err(damaged(row, format!("{} has two models", twice[0].name)));
+async fn series_count(store: &dyn Store) -> Result<usize> {
+    let mut batches = store.series_batches().await?;
+    let mut count = 0;
+    while let Some(batch) = batches.try_next().await? {
+        count += batch.num_rows();
     }
-    Ok(ModelSet { version: row.version, entries })
-}
-
-/// Ids of a stored set's series. They were made before the set; a store restored from an older backup may have lost
-/// some, which then get new ones.
-async fn ids(store: &dyn Store, names: &[SeriesName]) -> Result<Vec<SeriesId>> {
-    let mut all = Vec::with_capacity(names.len());
-    for chunk in names.chunks(NAMES_A_CALL) {
-        let mut ids = store.lookup(chunk).await?;
-        if ids.contains(&None) {
-            ids = store.intern(chunk, u32::MAX).await?;
-        }
-        for id in ids {
-            all.push(id.ok_or_else(|| ModelError::Internal("a series got no id without a limit".into()))?);
-        }
-    }
-    Ok(all)
+    Ok(count)
 }
 
 /// What a set says of itself, checked against its row.
@@ -175,105 +184,24 @@ async fn ids(store: &dyn Store, names: &[SeriesName]) -> Result<Vec<SeriesId>> {
 /// [`ModelError::Damaged`] where it is missing or does not fit.
 pub async fn manifest(blobs: &Blobs, row: &ModelSetRow) -> Result<Manifest> {
     let bytes = file(blobs, row, MANIFEST).await?;
-    let manifest: Manifest = serde_json::from_slice(&bytes)
-        .map_err(|e| damaged(row, format!("{MANIFEST} cannot be read: {e}")))?;
-    if manifest.format > FORMAT {
-        let (found, known) = (manifest.format, FORMAT);
-        return Err(ModelError::Usage(format!(
-            "model set {} has the format {found}, this program knows {known}: use a newer fleetscore",
-            row.version
-        )));
-    }
+    let manifest = Manifest::parse(&bytes).map_err(|e| match e {
+        e @ PackError::Newer { .. } => ModelError::Usage(format!("model set {}: {e}", row.version)),
+        PackError::Damaged(what) => damaged(row, what),
+        e => damaged(row, e.to_string()),
+    })?;
     if manifest.version != row.version {
         return Err(damaged(row, format!("{MANIFEST} is that of version {}", manifest.version)));
     }
-    let found = format::checksum(&manifest.parts);
-    if found != row.checksum || found != manifest.checksum {
-        return Err(damaged(row, format!("the checksum is {found}, recorded is {}", row.checksum)));
+    if manifest.checksum != row.checksum {
+        let (found, recorded) = (&manifest.checksum, &row.checksum);
+        return Err(damaged(row, format!("the checksum is {found}, recorded is {recorded}")));
     }
     Ok(manifest)
 }
 
-/// Reads a set again, compares every checksum and scores its check rows.
-///
-/// # Errors
-/// What keeps it from being read at all (services, a missing manifest); everything else is in the report.
-pub async fn verify(blobs: &Blobs, row: &ModelSetRow) -> Result<VerifyReport> {
-    let manifest = manifest(blobs, row).await?;
-    let (mut scored, mut problems) = (0, Vec::new());
-    let (mut models, mut refused) = (0, 0);
-    for part in &manifest.parts {
-        let entries = match read_part(blobs, row, part).await {
-            Ok(entries) => entries,
-            Err(ModelError::Damaged { what, .. }) => {
-                problems.push(what);
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
-        for entry in &entries {
-            let Ok(model) = &entry.outcome else {
-                refused += 1;
-                continue;
-            };
-            models += 1;
-            scored += 1;
-            for (x, wanted) in &entry.checks {
-                let found = model.decision(x);
-                // The same machine gives the same bits; another's exp may differ in the last one.
-                let size: f64 = model.dual_coef.iter().map(|c| c.abs()).sum::<f64>() + model.rho.abs();
-                if (found - wanted).abs() > 1e-12 * size.max(wanted.abs()) {
-                    problems.push(format!("{}: scores {found} for {x:?}, recorded is {wanted}", entry.name));
-                }
-            }
-        }
-    }
-    if problems.is_empty() && (models, refused) != (row.models, row.refused) {
-        problems.push(format!(
-            "it has {models} models and {refused} refused ones, its row says {} and {}",
-            row.models, row.refused
-        ));
-    }
-    Ok(VerifyReport { manifest, scored, problems })
-}
-
-async fn read(blobs: &Blobs, row: &ModelSetRow) -> Result<(Manifest, Vec<Stored>)> {
-    let manifest = manifest(blobs, row).await?;
-    let mut all = Vec::new();
-    for part in &manifest.parts {
-        all.extend(read_part(blobs, row, part).await?);
-    }
-    Ok((manifest, all))
-}
-
-async fn read_part(blobs: &Blobs, row: &ModelSetRow, part: &Part) -> Result<Vec<Stored>> {
-    let bytes = file(blobs, row, &part.name).await?;
-    let (name, sha256, rows) = (part.name.clone(), part.sha256.clone(), part.rows);
-    let decoded = blocking(move || {
-        Ok((|| {
-            let found = format::digest(&bytes);
-            if found != sha256 {
-                return Err(format!("the checksum of {name} is {found}, recorded is {sha256}"));
-            }
-            let entries = format::decode(bytes).map_err(|e| format!("{name} cannot be read: {e}"))?;
-            if entries.len() as u64 != rows {
-                return Err(format!("{name} has {} rows, recorded are {rows}", entries.len()));
-            }
-            Ok(entries)
-        })())
-    });
-    decoded.await?.map_err(|what| damaged(row, what))
-}
-
-async fn file(blobs: &Blobs, row: &ModelSetRow, name: &str) -> Result<Bytes> {
-    blobs.get(&format!("{}/{name}", row.path)).await.map_err(|e| match e {
-        BlobError::NotFound { .. } => damaged(row, format!("{name} is missing")),
-        e => e.into(),
-    })
-}
-
-fn damaged(row: &ModelSetRow, what: String) -> ModelError {
-    ModelError::Damaged { version: row.version, path: row.path.clone(), what }
+/// Threads that computing is spread over.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// Runs something that computes for a while off the async threads.

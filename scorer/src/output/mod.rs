@@ -4,3 +4,4 @@ pub mod csv;
 pub mod parquet;
 pub mod publish;
 pub mod rows;
+mod scratch;

@@ -3,22 +3,27 @@
 //! For each object: read its version, confirm the fence in SQL, then one conditional put on that version. A publisher that
 //! was overtaken either fails the confirmation, or its put meets a version that it did not read. A local folder has no
 //! versions: there the three steps happen under a file lock, and the put is a rename.
+//!
+//! The interval streams from one snapshot into two temporary files at once, each encoded by a thread of its own; what is
+//! put is a map of the file. So the process holds a few batches and one row group, whatever the number of series.
 
-use super::rows::{Counts, summarise};
+use super::rows::{Counts, Summary};
+use super::scratch::{Body, Scratch};
 use super::{csv, parquet};
 use crate::blobs::{BlobError, Blobs};
+use ::parquet::errors::ParquetError;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use fleetscore_schemas::codes::{Classify, Domain};
-use fleetscore_schemas::time::{Interval, Timestamp};
+use fleetscore_schemas::time::Timestamp;
 use fleetscore_store::{Outcome, Publication, Store, StoreError};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::path::PathBuf;
+use tokio::sync::mpsc;
 
 /// The object that says what is published, written last.
 pub const SUCCESS: &str = "_SUCCESS.json";
@@ -59,6 +64,17 @@ pub enum PublishError {
         /// What the system said.
         message: String,
     },
+    /// A temporary file could not be written.
+    #[error(
+        "the folder `{path}` cannot hold the temporary files of a publication: {message}; make room, or set TMPDIR \
+         where `blobs` is no local folder"
+    )]
+    Scratch {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        message: String,
+    },
     /// Others kept changing the object: the same call may succeed later.
     #[error("the object `{name}` kept changing under the publisher")]
     Contended {
@@ -75,7 +91,7 @@ impl Classify for PublishError {
         match self {
             Self::Store(e) => e.domain(),
             Self::Blob(e) => e.domain(),
-            Self::Lock { .. } => Domain::User,
+            Self::Lock { .. } | Self::Scratch { .. } => Domain::User,
             Self::Contended { .. } => Domain::External,
             Self::Encode(_) => Domain::Internal,
         }
@@ -86,7 +102,7 @@ impl Classify for PublishError {
             Self::Store(e) => e.is_transient(),
             Self::Blob(e) => e.is_transient(),
             Self::Contended { .. } => true,
-            Self::Lock { .. } | Self::Encode(_) => false,
+            Self::Lock { .. } | Self::Scratch { .. } | Self::Encode(_) => false,
         }
     }
 }
@@ -152,63 +168,133 @@ pub async fn publish(
             None => return Ok(Published::Fenced),
         }
     }
-    let batches: Vec<RecordBatch> =
-        store.predictions(&publication.schedule, publication.interval).await?.try_collect().await?;
-    let (schedule, interval, fence) = (publication.schedule.clone(), publication.interval, publication.fence);
-    let encoded = tokio::task::spawn_blocking(move || encode(&schedule, interval, fence, &batches));
-    let files = encoded.await.map_err(|e| PublishError::Encode(e.to_string()))??;
-    for (name, bytes) in files.objects {
+    let scratch = blobs.local_root().map_or_else(std::env::temp_dir, std::path::Path::to_path_buf);
+    let (summary, files) = write_files(store, &publication, &scratch).await?;
+    let success = success(&publication, &summary, &files)?;
+    let files = files.into_iter().map(|(name, body)| (name, body.bytes));
+    for (name, bytes) in files.chain([(SUCCESS, success)]) {
         let name = format!("{folder}/{name}");
         if put(store, blobs, &publication, &name, bytes).await? == Outcome::Fenced {
             return Ok(Published::Fenced);
         }
     }
     match store.finish_publication(&publication).await? {
-        Outcome::Done => Ok(Published::Done { fence: publication.fence, rows: files.rows }),
+        Outcome::Done => Ok(Published::Done { fence: publication.fence, rows: summary.counts.rows }),
         Outcome::Fenced => Ok(Published::Fenced),
     }
 }
 
-struct Files {
-    rows: u64,
-    /// `_SUCCESS.json` last.
-    objects: Vec<(&'static str, Bytes)>,
+/// Batches between the store and each encoder.
+const AHEAD: usize = 4;
+
+/// A file of the folder, by its name there.
+type Named = (&'static str, Body);
+
+/// Both files of the interval as it is now, from one snapshot.
+async fn write_files(
+    store: &dyn Store,
+    publication: &Publication,
+    scratch: &std::path::Path,
+) -> Result<(Summary, [Named; 2]), PublishError> {
+    let mut batches = store.predictions(&publication.schedule, publication.interval).await?;
+    let (to_parquet, parquet_rows) = mpsc::channel(AHEAD);
+    let (to_csv, csv_rows) = mpsc::channel(AHEAD);
+    let folder = scratch.to_owned();
+    let parquet = tokio::task::spawn_blocking(move || write_parquet(&folder, parquet_rows));
+    let folder = scratch.to_owned();
+    let csv = tokio::task::spawn_blocking(move || write_csv(&folder, csv_rows));
+    while let Some(batch) = batches.try_next().await? {
+        let (a, b) = tokio::join!(to_parquet.send(batch.clone()), to_csv.send(batch));
+        if a.is_err() || b.is_err() {
+            break; // one of them gave up: it says why
+        }
+    }
+    drop((to_parquet, to_csv, batches));
+    let failed = |e: tokio::task::JoinError| PublishError::Encode(e.to_string());
+    let parquet = parquet.await.map_err(failed)?.map_err(|e| e.at(scratch))?;
+    let (csv, summary) = csv.await.map_err(failed)?.map_err(|e| e.at(scratch))?;
+    Ok((summary, [(PARQUET, parquet), (CSV, csv)]))
 }
 
-fn encode(
-    schedule: &str,
-    interval: Interval,
-    fence: i64,
-    batches: &[RecordBatch],
-) -> Result<Files, PublishError> {
-    let bug = |e: &dyn std::fmt::Display| PublishError::Encode(e.to_string());
-    let mut objects: Vec<(&'static str, Bytes)> = vec![
-        (PARQUET, parquet::encode(batches).map_err(|e| bug(&e))?.into()),
-        (CSV, csv::encode(batches).map_err(|e| bug(&e))?.into()),
-    ];
-    let (counts, model_sets) = summarise(batches);
-    let rows = counts.rows;
+fn write_parquet(
+    folder: &std::path::Path,
+    mut rows: mpsc::Receiver<RecordBatch>,
+) -> Result<Body, EncodeError> {
+    let mut encoder = parquet::Encoder::new(Scratch::new(folder)?)?;
+    while let Some(batch) = rows.blocking_recv() {
+        encoder.write(&batch)?;
+    }
+    Ok(encoder.finish()?.finish()?)
+}
+
+fn write_csv(
+    folder: &std::path::Path,
+    mut rows: mpsc::Receiver<RecordBatch>,
+) -> Result<(Body, Summary), EncodeError> {
+    let mut encoder = csv::Encoder::new(Scratch::new(folder)?)?;
+    let mut summary = Summary::default();
+    while let Some(batch) = rows.blocking_recv() {
+        encoder.write(&batch)?;
+        summary.add(&batch);
+    }
+    Ok((encoder.into_inner().finish()?, summary))
+}
+
+/// Why an encoder gave up.
+enum EncodeError {
+    Io(std::io::Error),
+    Parquet(ParquetError),
+}
+
+impl From<std::io::Error> for EncodeError {
+    fn from(e: std::io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<ParquetError> for EncodeError {
+    fn from(e: ParquetError) -> Self {
+        match e {
+            ParquetError::External(inner) => match inner.downcast() {
+                Ok(e) => Self::Io(*e),
+                Err(inner) => Self::Parquet(ParquetError::External(inner)),
+            },
+            e => Self::Parquet(e),
+        }
+    }
+}
+
+impl EncodeError {
+    fn at(self, scratch: &std::path::Path) -> PublishError {
+        match self {
+            Self::Io(e) => {
+                PublishError::Scratch { path: scratch.display().to_string(), message: e.to_string() }
+            }
+            Self::Parquet(e) => PublishError::Encode(e.to_string()),
+        }
+    }
+}
+
+/// What is said of the files when they are in place.
+fn success(publication: &Publication, summary: &Summary, files: &[Named]) -> Result<Bytes, PublishError> {
+    let object = |(name, body): &Named| Object {
+        name: (*name).to_owned(),
+        size: body.bytes.len() as u64,
+        sha256: body.sha256.clone(),
+    };
     let success = Success {
         format: 1,
-        schedule: schedule.to_owned(),
-        interval_start: interval.start.to_rfc3339(),
-        interval_end: interval.end.to_rfc3339(),
-        fence,
-        model_sets,
-        counts,
-        objects: objects
-            .iter()
-            .map(|(name, bytes)| Object {
-                name: (*name).to_owned(),
-                size: bytes.len() as u64,
-                sha256: Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect(),
-            })
-            .collect(),
+        schedule: publication.schedule.clone(),
+        interval_start: publication.interval.start.to_rfc3339(),
+        interval_end: publication.interval.end.to_rfc3339(),
+        fence: publication.fence,
+        model_sets: summary.model_sets.iter().copied().collect(),
+        counts: summary.counts.clone(),
+        objects: files.iter().map(object).collect(),
     };
-    let mut text = serde_json::to_vec_pretty(&success).map_err(|e| bug(&e))?;
+    let mut text = serde_json::to_vec_pretty(&success).map_err(|e| PublishError::Encode(e.to_string()))?;
     text.push(b'\n');
-    objects.push((SUCCESS, text.into()));
-    Ok(Files { rows, objects })
+    Ok(text.into())
 }
 
 /// The fence of what lies in the folder; `None` where nothing complete does.

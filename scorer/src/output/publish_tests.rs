@@ -4,6 +4,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
 use fleetscore_schemas::window::published_schema;
 use fleetscore_store::CatchUp;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// A world with one interval scored and due.
@@ -60,6 +61,7 @@ async fn three_objects_say_the_same() {
             "1",
         ];
         assert_eq!(first, expected);
+        assert_eq!((cell(1, 13), cell(2, 13)), ("−∞ … 10", ""), "what would have been normal, of anomalies");
         assert_eq!((cell(3, 3), cell(3, 4), cell(3, 5), cell(3, 6)), ("", "", "", "no_data"));
         assert_eq!((cell(4, 6), cell(5, 6), cell(5, 8)), ("model_error", "no_model", ""));
         assert_eq!(cell(5, 3), "0.30000000000000004", "as many digits as it needs");
@@ -70,6 +72,7 @@ async fn three_objects_say_the_same() {
         let batches: Vec<RecordBatch> = reader.unwrap().build().unwrap().map(Result::unwrap).collect();
         assert_eq!(batches[0].schema().fields(), published_schema().fields());
         assert_eq!(batches[0].column(7).as_primitive::<Float64Type>().value(0), -2.5);
+        assert_eq!(batches[0].column(14).as_string::<i32>().value(0), "−∞ … 10");
 
         let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
         assert_eq!((success.fence, success.counts.rows, success.counts.anomalies), (1, 5, 1));
@@ -159,9 +162,9 @@ async fn a_put_on_a_version_that_has_moved_does_not_happen() {
 async fn a_higher_fence_in_the_folder_raises_ours() {
     let (w, publication) = due().await;
     let blobs = memory_blobs();
-    let mut found = encode("default", publication.interval, 41, &[]).unwrap();
-    let (name, bytes) = found.objects.pop().unwrap();
-    blobs.put_create(&format!("{FOLDER}/{name}"), bytes).await.unwrap();
+    let later = Publication { fence: 41, ..publication.clone() };
+    let found = success(&later, &Summary::default(), &[]).unwrap();
+    blobs.put_create(&format!("{FOLDER}/{SUCCESS}"), found).await.unwrap();
     let done = publish(&*w.store, &blobs, &publication).await.unwrap();
     assert_eq!(done, Published::Done { fence: 42, rows: 5 });
     let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();

@@ -36,7 +36,7 @@ pub struct Row<'a> {
     pub run_id: &'a str,
     /// When.
     pub scored_at: Timestamp,
-    /// The range of values that would have been normal, for an anomaly.
+    /// For an anomaly: what would have been normal, in words.
     pub normal_range: Option<&'a str>,
 }
 
@@ -52,7 +52,8 @@ pub fn rows(batch: &RecordBatch) -> impl Iterator<Item = Row<'_>> {
     let long = |c: usize| batch.column(c).as_primitive::<Int64Type>();
     let (start, end, scored_at) = (time(1), time(2), time(13));
     let (device, sensor, status, model, run_id) = (text(3), text(4), text(8), text(10), text(12));
-    let (value, decision, range) = (float(5), float(7), text(14));
+    let normal_range = text(14);
+    let (value, decision) = (float(5), float(7));
     let prediction = batch.column(6).as_primitive::<Int16Type>();
     let (model_set, version) = (long(9), long(11));
     (0..batch.num_rows()).map(move |i| Row {
@@ -69,7 +70,7 @@ pub fn rows(batch: &RecordBatch) -> impl Iterator<Item = Row<'_>> {
         window_version: version.value(i),
         run_id: run_id.value(i),
         scored_at: Timestamp(scored_at.value(i)),
-        normal_range: range.is_valid(i).then(|| range.value(i)),
+        normal_range: normal_range.is_valid(i).then(|| normal_range.value(i)),
     })
 }
 
@@ -92,23 +93,40 @@ pub struct Counts {
     pub input_invalid: u64,
 }
 
-/// Counts of the rows, and versions of the model sets that made them, ascending.
-pub fn summarise(batches: &[RecordBatch]) -> (Counts, Vec<i64>) {
-    let (mut counts, mut sets) = (Counts::default(), BTreeSet::new());
-    for row in batches.iter().flat_map(rows) {
-        counts.rows += 1;
-        sets.extend(row.model_set);
-        match row.status.parse() {
-            Ok(PredictionStatus::Scored) => {
-                counts.scored += 1;
-                counts.anomalies += u64::from(row.prediction == Some(1));
+/// What rows add up to, batch by batch.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// How many rows ended with which status.
+    pub counts: Counts,
+    /// Versions of the model sets that made them.
+    pub model_sets: BTreeSet<i64>,
+}
+
+impl Summary {
+    /// Adds a batch with the columns of [`published_schema`].
+    ///
+    /// # Panics
+    /// If the batch has other columns.
+    pub fn add(&mut self, batch: &RecordBatch) {
+        let counts = &mut self.counts;
+        for row in rows(batch) {
+            counts.rows += 1;
+            if let Some(set) = row.model_set
+                && !self.model_sets.contains(&set)
+            {
+                self.model_sets.insert(set);
             }
-            Ok(PredictionStatus::NoData) => counts.no_data += 1,
-            Ok(PredictionStatus::NoModel) => counts.no_model += 1,
-            Ok(PredictionStatus::ModelError) => counts.model_error += 1,
-            Ok(PredictionStatus::InputInvalid) => counts.input_invalid += 1,
-            Err(_) => {} // a status of a newer version: in `rows` alone
+            match row.status.parse() {
+                Ok(PredictionStatus::Scored) => {
+                    counts.scored += 1;
+                    counts.anomalies += u64::from(row.prediction == Some(1));
+                }
+                Ok(PredictionStatus::NoData) => counts.no_data += 1,
+                Ok(PredictionStatus::NoModel) => counts.no_model += 1,
+                Ok(PredictionStatus::ModelError) => counts.model_error += 1,
+                Ok(PredictionStatus::InputInvalid) => counts.input_invalid += 1,
+                Err(_) => {} // a status of a newer version: in `rows` alone
+            }
         }
     }
-    (counts, sets.into_iter().collect())
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // a broken promise is a panic
 
 mod checkpoint;
+mod commits;
 mod concurrency;
 mod dead_letters;
 mod fixture;
@@ -73,6 +74,7 @@ pub fn promises() -> Vec<Promise> {
         plans::PROMISES,
         tasks::PROMISES,
         predictions::PROMISES,
+        commits::PROMISES,
         publication::PROMISES,
         model_sets::PROMISES,
         concurrency::PROMISES,

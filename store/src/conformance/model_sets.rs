@@ -10,6 +10,9 @@ super::list![
     rollback_goes_back_step_by_step,
     a_version_is_reserved_once,
     adding_again_after_a_lost_answer_is_no_error,
+    one_set_is_found_without_the_others,
+    failures_are_kept_with_their_set,
+    series_are_pinned_to_a_set,
 ];
 
 fn set(version: i64) -> ModelSetRow {
@@ -111,4 +114,76 @@ async fn adding_again_after_a_lost_answer_is_no_error(store: Arc<dyn Store>) {
     let other = ModelSetRow { path: "models/1-ffff".into(), ..set(1) };
     assert!(store.add_model_set(&other, &[], true).await.is_err(), "another set of the same number is");
     assert_eq!(store.model_sets().await.unwrap()[0].path, set(1).path);
+}
+
+async fn one_set_is_found_without_the_others(store: Arc<dyn Store>) {
+    assert_eq!(store.active_model_set().await.unwrap(), None);
+    for version in 1..=3 {
+        store.add_model_set(&set(version), &[], false).await.unwrap();
+    }
+    assert_eq!(store.active_model_set().await.unwrap(), None);
+    assert_eq!(store.model_set(9).await.unwrap(), None);
+    for version in [2, 3, 1] {
+        store.activate_model_set(version).await.unwrap();
+        let listed = store.model_sets().await.unwrap();
+        let active = listed.iter().find(|s| s.active).cloned();
+        assert_eq!(active.as_ref().map(|s| s.version), Some(version));
+        assert_eq!(store.active_model_set().await.unwrap(), active);
+        for row in listed {
+            assert_eq!(store.model_set(row.version).await.unwrap(), Some(row));
+        }
+    }
+    store.rollback_model_set().await.unwrap();
+    assert_eq!(store.active_model_set().await.unwrap().map(|s| s.version), Some(3));
+}
+
+async fn failures_are_kept_with_their_set(store: Arc<dyn Store>) {
+    let failure = |series: Option<(&str, &str)>, source: &str, reason: &str| ModelFailure {
+        series: series.map(|(device, sensor)| SeriesName::new(device, sensor)),
+        source: source.into(),
+        reason: reason.into(),
+    };
+    let failures = vec![
+        failure(Some(("z", "s")), "a/model_z_s.pkl", "an opcode that is not allowed"),
+        failure(None, "a/readme.txt", "no model"),
+        failure(Some(("a", "s")), "train", "3 rows, fewer than 10"),
+        failure(Some(("a", "s")), "train", "3 rows, fewer than 10"),
+    ];
+    store.add_model_set(&set(1), &failures, true).await.unwrap();
+    store.add_model_set(&set(2), &[], false).await.unwrap();
+    assert_eq!(store.model_failures(1).await.unwrap(), failures, "in their order");
+    store.add_model_set(&set(1), &failures, true).await.unwrap();
+    assert_eq!(store.model_failures(1).await.unwrap(), failures, "again after a lost answer");
+    assert!(store.model_failures(2).await.unwrap().is_empty());
+    assert!(store.model_failures(9).await.unwrap().is_empty());
+}
+
+async fn series_are_pinned_to_a_set(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    let store = &*s.store;
+    for version in 1..=2 {
+        store.add_model_set(&set(version), &[], true).await.unwrap();
+    }
+    let (a, b, c) = (s.series[0], s.series[1], s.series[2]);
+    let now = store.now().await.unwrap();
+    let pins = async || -> Vec<_> {
+        let pins = store.model_pins().await.unwrap();
+        assert!(pins.iter().all(|p| p.pinned_at >= now));
+        pins.into_iter().map(|p| (p.series, p.version, p.pinned_by)).collect()
+    };
+    assert!(pins().await.is_empty());
+    store.pin_models(&[c, a, a], Some(1), "ann").await.unwrap();
+    assert_eq!(pins().await, [(a, 1, "ann".to_owned()), (c, 1, "ann".to_owned())]);
+    store.pin_models(&[b, c], Some(2), "bob").await.unwrap();
+    let three = [(a, 1, "ann".to_owned()), (b, 2, "bob".to_owned()), (c, 2, "bob".to_owned())];
+    assert_eq!(pins().await, three);
+    for (series, version) in [(vec![a], 9), (vec![a, 12_345], 2), (vec![a, u32::MAX], 2)] {
+        let refused = store.pin_models(&series, Some(version), "eve").await;
+        assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+        assert_eq!(pins().await, three, "all or nothing");
+    }
+    store.pin_models(&[a, b, 12_345], None, "bob").await.unwrap();
+    assert_eq!(pins().await, [(c, 2, "bob".to_owned())]);
+    store.rollback_model_set().await.unwrap();
+    assert_eq!(pins().await.len(), 1, "whichever set is active");
 }

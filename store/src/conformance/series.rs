@@ -2,6 +2,8 @@
 
 use super::fixture::*;
 use crate::*;
+use arrow::array::AsArray;
+use arrow::datatypes::UInt32Type;
 use std::collections::BTreeSet;
 
 super::list![
@@ -10,6 +12,7 @@ super::list![
     names_are_compared_byte_by_byte,
     concurrent_interning_agrees,
     concurrent_interning_respects_the_bound,
+    names_come_in_batches,
 ];
 
 fn names(range: std::ops::Range<i32>) -> Vec<SeriesName> {
@@ -102,4 +105,24 @@ async fn concurrent_interning_respects_the_bound(store: Arc<dyn Store>) {
     assert_eq!(store.series().await.unwrap().len(), 25);
     // And a stream that starts on a full store still finds its own.
     assert_eq!(store.intern(&names(0..60), 25).await.unwrap().iter().flatten().count(), 25);
+}
+
+async fn names_come_in_batches(store: Arc<dyn Store>) {
+    assert!(batches(store.series_batches().await).await.iter().all(|b| b.num_rows() == 0));
+    let names: Vec<_> =
+        (0..9000).map(|i| SeriesName::new(format!("d{}", i / 3), format!("s{}", i % 3))).collect();
+    store.intern(&names, 9000).await.unwrap();
+    let mut got = Vec::new();
+    for batch in batches(store.series_batches().await).await {
+        assert_eq!(batch.schema(), fleetscore_schemas::window::series_schema());
+        assert!((1..=8192).contains(&batch.num_rows()));
+        let (ids, devices, sensors) = (batch.column(0), batch.column(1), batch.column(2));
+        let (devices, sensors) = (devices.as_string::<i32>(), sensors.as_string::<i32>());
+        let ids = ids.as_primitive::<UInt32Type>().values();
+        got.extend(
+            ids.iter().enumerate().map(|(i, id)| (*id, SeriesName::new(devices.value(i), sensors.value(i)))),
+        );
+    }
+    assert_eq!(got, store.series().await.unwrap());
+    assert_eq!(got.len(), 9000);
 }

@@ -5,7 +5,8 @@ mod plan;
 mod score;
 mod stream;
 
-use crate::batch::SeriesBuilder;
+use crate::batch::{BATCH_ROWS, SeriesBuilder};
+use crate::intake::{Columns, Intake};
 use crate::{
     BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
     ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
@@ -19,7 +20,7 @@ use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use futures::StreamExt;
 use plan::{RunEntry, TaskEntry};
-use score::{PublicationEntry, StoredPrediction};
+use score::{PredictionRow, PublicationEntry, StoredPrediction};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -215,12 +216,18 @@ impl Store for MemoryStore {
     }
 
     async fn series_batches(&self) -> Result<BatchStream<'_>> {
+        let mut batches = Vec::new();
         let mut builder = SeriesBuilder::default();
         for (id, name) in (1..).zip(&self.state().names) {
             builder.push(id, &name.device, &name.sensor);
+            if builder.len() == BATCH_ROWS {
+                batches.push(builder.finish());
+            }
         }
-        let batch = builder.finish();
-        Ok(futures::stream::iter([batch]).boxed())
+        if builder.len() > 0 {
+            batches.push(builder.finish());
+        }
+        Ok(futures::stream::iter(batches).boxed())
     }
 
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
@@ -296,9 +303,16 @@ impl Store for MemoryStore {
     }
 
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
-        let rows = crate::batch::collected(commit.predictions).await?;
-        let now = self.clock();
-        Ok(self.state().commit_predictions(commit.task, rows, commit.verdict, now))
+        let mut intake = Intake::new(commit.predictions);
+        let mut rows = Vec::new();
+        while let Some(batch) = intake.next().await? {
+            let columns = Columns::new(&batch)?;
+            for i in 0..batch.num_rows() {
+                rows.push(PredictionRow::new(&columns.row(i))?);
+            }
+        }
+        let (counts, now) = (intake.counts(), self.clock());
+        Ok(self.state().commit_predictions(commit.task, rows, counts, commit.verdict, now))
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -330,7 +344,7 @@ impl Store for MemoryStore {
     }
 
     async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
-        let batches = self.state().published(schedule, interval)?;
+        let batches = self.state().published(schedule, interval, BATCH_ROWS)?;
         Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 

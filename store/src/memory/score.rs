@@ -1,21 +1,52 @@
 //! Predictions, their publication, and model sets.
 
 use super::State;
-use crate::batch::{FROZEN, PredictionRow, PublishedBuilder, PublishedRow, counts};
+use crate::batch::{PublishedBuilder, PublishedRow};
+use crate::intake::{FROZEN, Prediction};
 use crate::{
     Committed, ModelFailure, ModelPin, ModelSetRow, Outcome, Publication, Result, RunCounts, StoreError, Task,
 };
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
-use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::status::{PredictionStatus, RunState};
 use fleetscore_schemas::time::{Interval, Timestamp};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+/// What was predicted.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PredictionRow {
+    series: SeriesId,
+    value: Option<f64>,
+    prediction: Option<i16>,
+    decision: Option<f64>,
+    status: PredictionStatus,
+    model: Option<String>,
+    window_version: i64,
+    normal_range: Option<String>,
+    model_set: Option<i64>,
+}
+
+impl PredictionRow {
+    pub(super) fn new(p: &Prediction<'_>) -> Result<Self> {
+        Ok(Self {
+            series: p.series,
+            value: p.value,
+            prediction: p.prediction,
+            decision: p.decision,
+            status: p.status.parse().map_err(StoreError::internal)?,
+            model: p.model.map(Into::into),
+            window_version: p.window_version,
+            normal_range: p.normal_range.map(Into::into),
+            model_set: p.model_set,
+        })
+    }
+}
+
 /// The current prediction of one series in one interval.
 #[derive(Debug, Clone)]
 pub(super) struct StoredPrediction {
-    pub(super) row: PredictionRow,
+    row: PredictionRow,
     window_end: Timestamp,
     run_id: Uuid,
     scored_at: Timestamp,
@@ -54,6 +85,7 @@ impl State {
         &mut self,
         task: &Task,
         rows: Vec<PredictionRow>,
+        counts: RunCounts,
         verdict: &(dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
         now: Timestamp,
     ) -> Committed {
@@ -65,7 +97,6 @@ impl State {
             self.end_scored(task, RunCounts::default(), RunState::Skipped, error, now);
             return Committed::Frozen;
         }
-        let counts = counts(&rows);
         let changed = self.replace(task, rows, now);
         if changed {
             let key = (task.interval.start, task.schedule.clone());
@@ -169,7 +200,13 @@ impl State {
         Outcome::Done
     }
 
-    pub(super) fn published(&self, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
+    /// In batches of so many rows.
+    pub(super) fn published(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        batch: usize,
+    ) -> Result<Vec<RecordBatch>> {
         let Some(stored) = self.predictions.get(&(schedule.to_owned(), interval.start)) else {
             return Ok(Vec::new());
         };
@@ -181,25 +218,29 @@ impl State {
             rows.push((name, p));
         }
         rows.sort_by_key(|(name, _)| *name);
-        let mut builder = PublishedBuilder::new(schedule, interval.start);
-        for (name, p) in &rows {
-            builder.push(&PublishedRow {
-                window_end: p.window_end,
-                device: &name.device,
-                sensor: &name.sensor,
-                value: p.row.value,
-                prediction: p.row.prediction,
-                decision: p.row.decision,
-                status: p.row.status.as_str(),
-                model_set: p.row.model_set,
-                model: p.row.model.as_deref(),
-                window_version: p.row.window_version,
-                run_id: &p.run_id.to_string(),
-                scored_at: p.scored_at,
-                normal_range: p.row.normal_range.as_deref(),
-            });
+        let mut batches = Vec::new();
+        for part in rows.chunks(batch) {
+            let mut builder = PublishedBuilder::new(schedule, interval.start);
+            for (name, p) in part {
+                builder.push(&PublishedRow {
+                    window_end: p.window_end,
+                    device: &name.device,
+                    sensor: &name.sensor,
+                    value: p.row.value,
+                    prediction: p.row.prediction,
+                    decision: p.row.decision,
+                    status: p.row.status.as_str(),
+                    model_set: p.row.model_set,
+                    model: p.row.model.as_deref(),
+                    window_version: p.row.window_version,
+                    run_id: &p.run_id.to_string(),
+                    scored_at: p.scored_at,
+                    normal_range: p.row.normal_range.as_deref(),
+                });
+            }
+            batches.push(builder.finish()?);
         }
-        if rows.is_empty() { Ok(Vec::new()) } else { Ok(vec![builder.finish()?]) }
+        Ok(batches)
     }
 
     pub(super) fn add_model_set(

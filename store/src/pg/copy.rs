@@ -1,27 +1,41 @@
-//! Binary COPY in both directions: rows are encoded from columns straight into the bytes that are sent, and read back
-//! without an allocation per row.
+//! Binary COPY into a table: rows are encoded from columns straight into the bytes that are sent.
 //!
 //! Format: <https://www.postgresql.org/docs/15/sql-copy.html#id-1.9.3.55.9.4>
 
 use super::types::PG_EPOCH_US;
 use crate::{Result, StoreError};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use deadpool_postgres::Object;
-use fleetscore_schemas::time::Timestamp;
-use futures::{SinkExt, StreamExt};
-use std::pin::pin;
-use tokio_postgres::{CopyOutStream, Transaction};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::SinkExt;
+use std::pin::Pin;
+use tokio_postgres::{CopyInSink, Transaction};
 
-const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+/// What both directions begin with.
+pub(super) const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// What is sent at once: large enough to be cheap, small enough to stay in the cache.
 const CHUNK_BYTES: usize = 128 << 10;
 
 /// Fields of rows in the binary format.
+#[derive(Default)]
 pub(super) struct Rows {
     buf: BytesMut,
 }
 
 impl Rows {
+    /// The bytes so far.
+    pub(super) fn bytes_so_far(&self) -> &[u8] {
+        &self.buf
+    }
+
+    /// Takes back what was put behind the first `len` bytes.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.buf.truncate(len);
+    }
+
+    /// Fields that are encoded already.
+    pub(super) fn raw(&mut self, encoded: &[u8]) {
+        self.buf.extend_from_slice(encoded);
+    }
+
     /// Begins a row.
     pub(super) fn row(&mut self, fields: i16) {
         self.buf.put_i16(fields);
@@ -83,6 +97,47 @@ impl Rows {
     }
 }
 
+/// A `COPY … FROM STDIN (FORMAT binary)` that is under way. Dropped before its end, it is given up by the server too.
+pub(super) struct Writer {
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    rows: Rows,
+}
+
+impl Writer {
+    pub(super) async fn new(tx: &Transaction<'_>, statement: &str) -> Result<Self, CopyError> {
+        let sink = Box::pin(tx.copy_in::<_, Bytes>(statement).await.map_err(CopyError::Server)?);
+        let mut rows = Rows { buf: BytesMut::with_capacity(CHUNK_BYTES + 4096) };
+        rows.buf.extend_from_slice(SIGNATURE);
+        rows.buf.put_i32(0); // flags
+        rows.buf.put_i32(0); // length of the header's extension
+        Ok(Self { sink, rows })
+    }
+
+    /// Where the next row is put.
+    pub(super) fn rows(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    /// Sends what was put if that is enough; asked after every row. False where the server has given up:
+    /// [`Writer::finish`] brings its error.
+    pub(super) async fn flush(&mut self) -> bool {
+        if self.rows.buf.len() < CHUNK_BYTES {
+            return true;
+        }
+        let full = self.rows.buf.split().freeze();
+        self.rows.buf.reserve(CHUNK_BYTES + 4096);
+        self.sink.send(full).await.is_ok()
+    }
+
+    /// Sends the rest; how many rows were stored.
+    pub(super) async fn finish(mut self) -> Result<u64, CopyError> {
+        self.rows.buf.put_i16(-1);
+        // After an error of the server the rest is read and dropped; `finish` brings the error.
+        let _ = self.sink.send(self.rows.buf.freeze()).await;
+        self.sink.as_mut().finish().await.map_err(CopyError::Server)
+    }
+}
+
 /// Runs `COPY … FROM STDIN (FORMAT binary)` with the rows that `put` encodes for each index.
 pub(super) async fn copy_in(
     tx: &Transaction<'_>,
@@ -90,25 +145,14 @@ pub(super) async fn copy_in(
     indices: std::ops::Range<usize>,
     mut put: impl FnMut(&mut Rows, usize) -> Result<()>,
 ) -> Result<u64, CopyError> {
-    let mut sink = pin!(tx.copy_in::<_, Bytes>(statement).await.map_err(CopyError::Server)?);
-    let mut rows = Rows { buf: BytesMut::with_capacity(CHUNK_BYTES + 4096) };
-    rows.buf.extend_from_slice(SIGNATURE);
-    rows.buf.put_i32(0); // flags
-    rows.buf.put_i32(0); // length of the header's extension
+    let mut writer = Writer::new(tx, statement).await?;
     for i in indices {
-        put(&mut rows, i).map_err(CopyError::Ours)?;
-        if rows.buf.len() >= CHUNK_BYTES {
-            let full = rows.buf.split().freeze();
-            rows.buf.reserve(CHUNK_BYTES + 4096);
-            // After an error of the server the rest is read and dropped; `finish` brings the error.
-            if sink.send(full).await.is_err() {
-                break;
-            }
+        put(&mut writer.rows, i).map_err(CopyError::Ours)?;
+        if !writer.flush().await {
+            break;
         }
     }
-    rows.buf.put_i16(-1);
-    let _ = sink.send(rows.buf.freeze()).await; // as above
-    sink.finish().await.map_err(CopyError::Server)
+    writer.finish().await
 }
 
 /// Why a COPY failed.
@@ -126,167 +170,5 @@ impl From<CopyError> for StoreError {
             CopyError::Server(e) => e.into(),
             CopyError::Ours(e) => e,
         }
-    }
-}
-
-/// Rows of a `COPY (SELECT …) TO STDOUT (FORMAT binary)`, with the connection they come from.
-pub(super) struct Reader {
-    stream: std::pin::Pin<Box<CopyOutStream>>,
-    buf: BytesMut,
-    /// Where the fields of the present row lie in `buf`; `None` is NULL.
-    fields: Vec<Option<std::ops::Range<usize>>>,
-    /// Bytes of the present row, dropped when the next one is read.
-    used: usize,
-    started: bool,
-    /// Held until all is read; dropped last. None inside a transaction, which holds it.
-    _client: Option<Object>,
-}
-
-impl Reader {
-    pub(super) async fn new(client: Object, select: &str) -> Result<Self> {
-        let stream = client.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
-        Ok(Self::over(stream, Some(client)))
-    }
-
-    pub(super) async fn within(tx: &Transaction<'_>, select: &str) -> Result<Self> {
-        let stream = tx.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
-        Ok(Self::over(stream, None))
-    }
-
-    fn over(stream: CopyOutStream, client: Option<Object>) -> Self {
-        Self {
-            stream: Box::pin(stream),
-            buf: BytesMut::new(),
-            fields: Vec::new(),
-            used: 0,
-            started: false,
-            _client: client,
-        }
-    }
-
-    /// Moves to the next row; false at the end.
-    pub(super) async fn next(&mut self) -> Result<bool> {
-        self.buf.advance(self.used);
-        self.used = 0;
-        loop {
-            match self.parse()? {
-                Parsed::Row(len) => {
-                    self.used = len;
-                    return Ok(true);
-                }
-                Parsed::End => return Ok(false),
-                Parsed::More => match self.stream.next().await {
-                    Some(chunk) => self.buf.extend_from_slice(&chunk?),
-                    None => return Ok(false),
-                },
-            }
-        }
-    }
-
-    fn parse(&mut self) -> Result<Parsed> {
-        if !self.started {
-            if self.buf.len() < SIGNATURE.len() + 8 {
-                return Ok(Parsed::More);
-            }
-            if !self.buf.starts_with(SIGNATURE) {
-                return Err(StoreError::internal("the answer to a COPY is not in the binary format"));
-            }
-            self.buf.advance(SIGNATURE.len() + 8);
-            self.started = true;
-        }
-        parse_row(&self.buf, &mut self.fields)
-    }
-
-    fn field(&self, i: usize) -> Result<Option<&[u8]>> {
-        let range = self.fields.get(i).ok_or_else(|| StoreError::internal("a row of a COPY is too short"))?;
-        Ok(range.clone().map(|r| &self.buf[r]))
-    }
-
-    fn fixed<const N: usize>(&self, i: usize) -> Result<Option<[u8; N]>> {
-        match self.field(i)? {
-            None => Ok(None),
-            Some(raw) => raw.try_into().map(Some).map_err(StoreError::internal),
-        }
-    }
-
-    pub(super) fn int2(&self, i: usize) -> Result<Option<i16>> {
-        Ok(self.fixed(i)?.map(i16::from_be_bytes))
-    }
-
-    pub(super) fn int4(&self, i: usize) -> Result<Option<i32>> {
-        Ok(self.fixed(i)?.map(i32::from_be_bytes))
-    }
-
-    pub(super) fn int8(&self, i: usize) -> Result<Option<i64>> {
-        Ok(self.fixed(i)?.map(i64::from_be_bytes))
-    }
-
-    pub(super) fn float8(&self, i: usize) -> Result<Option<f64>> {
-        Ok(self.fixed(i)?.map(f64::from_be_bytes))
-    }
-
-    pub(super) fn time(&self, i: usize) -> Result<Option<Timestamp>> {
-        Ok(self.int8(i)?.map(|us| Timestamp(us.saturating_add(PG_EPOCH_US))))
-    }
-
-    pub(super) fn text(&self, i: usize) -> Result<Option<&str>> {
-        self.field(i)?.map(|raw| std::str::from_utf8(raw).map_err(StoreError::internal)).transpose()
-    }
-}
-
-/// The value of a column that is never NULL.
-pub(super) fn known<T>(value: Option<T>) -> Result<T> {
-    value.ok_or_else(|| StoreError::internal("a column that has no NULLs holds one"))
-}
-
-enum Parsed {
-    /// A whole row of so many bytes.
-    Row(usize),
-    End,
-    More,
-}
-
-fn parse_row(buf: &[u8], fields: &mut Vec<Option<std::ops::Range<usize>>>) -> Result<Parsed> {
-    let Some((count, _)) = buf.split_first_chunk::<2>() else { return Ok(Parsed::More) };
-    let count = i16::from_be_bytes(*count);
-    if count < 0 {
-        return Ok(Parsed::End);
-    }
-    fields.clear();
-    let mut at = 2;
-    for _ in 0..count {
-        let Some((len, _)) = buf[at..].split_first_chunk::<4>() else { return Ok(Parsed::More) };
-        at += 4;
-        match usize::try_from(i32::from_be_bytes(*len)) {
-            Err(_) => fields.push(None),
-            Ok(len) if buf.len() - at >= len => {
-                fields.push(Some(at..at + len));
-                at += len;
-            }
-            Ok(_) => return Ok(Parsed::More),
-        }
-    }
-    Ok(Parsed::Row(at))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_cut_anywhere_asks_for_more() {
-        let mut rows = Rows { buf: BytesMut::new() };
-        rows.row(3);
-        rows.int4(7);
-        rows.null();
-        rows.bytes(b"abc").unwrap();
-        let whole = rows.buf.freeze();
-        let mut fields = Vec::new();
-        for cut in 0..whole.len() {
-            assert!(matches!(parse_row(&whole[..cut], &mut fields).unwrap(), Parsed::More), "cut at {cut}");
-        }
-        assert!(matches!(parse_row(&whole, &mut fields).unwrap(), Parsed::Row(n) if n == whole.len()));
-        assert_eq!(fields, [Some(6..10), None, Some(18..21)]);
-        assert!(matches!(parse_row(&(-1_i16).to_be_bytes(), &mut fields).unwrap(), Parsed::End));
     }
 }

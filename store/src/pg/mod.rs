@@ -5,12 +5,16 @@
 //! | [`url`], [`tls`] | the connection string, and libpq's `sslmode`s on rustls |
 //! | [`migrate`], [`schedules`] | objects of the schema, and the views of longer windows |
 //! | [`stream`], [`merge`], [`partitions`] | claims, the checkpoint, time partitions and retention |
-//! | [`plan`], [`tasks`], [`score`], [`publish`], [`models`] | runs, leases, predictions, publications, model sets |
+//! | [`plan`], [`tasks`], [`publish`], [`models`] | runs, leases, publications, model sets |
+//! | [`windows`], [`commit`], [`score`] | windows as they are read, predictions as they are written and read |
+//! | [`copy`], [`copy_out`] | binary COPY in both directions |
 //! | [`watch`] | ends a backend that has blocked one of our row locks for too long |
 //!
 //! Lock order: progress rows in key order, then panes in (pane, series) order; tasks before runs.
 
+mod commit;
 mod copy;
+mod copy_out;
 mod error;
 mod letters;
 mod merge;
@@ -28,6 +32,7 @@ mod tls;
 mod types;
 mod url;
 mod watch;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -225,11 +230,11 @@ impl Store for PgStore {
     }
 
     async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-        score::windows(self, interval).await
+        windows::windows(self, interval).await
     }
 
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
-        score::commit(self, commit).await
+        commit::commit(self, commit).await
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {

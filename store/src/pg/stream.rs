@@ -1,12 +1,11 @@
 //! Positions, claims, signs of life, and the ids of series.
 
 use super::PgStore;
-use super::copy::{Reader, known};
+use super::copy_out::{Reader, known};
 use super::migrate::{Lock, lock};
-use super::score::BATCH_ROWS;
 use super::types::{RowExt, Us, us};
 use super::watch::ending_blockers;
-use crate::batch::SeriesBuilder;
+use crate::batch::{BATCH_ROWS, SeriesBuilder};
 use crate::{BatchStream, Claim, Heartbeat, Outcome, Progress, ProgressRow, Result, StoreError};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::{SeriesId, SeriesName};

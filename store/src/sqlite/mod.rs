@@ -8,10 +8,12 @@
 //! | `merge` | the checkpoint |
 //! | `plan` | schedules, runs, tasks |
 //! | `read` | windows, merged from panes |
-//! | `score` | predictions and their publication |
+//! | `commit` | predictions as they are written |
+//! | `score` | predictions as they are read, and their publication |
 //! | `registry` | model sets |
 //! | `query` | a user's statement |
 
+mod commit;
 mod connect;
 mod merge;
 mod migrate;
@@ -22,6 +24,7 @@ mod registry;
 mod score;
 mod stream;
 
+use crate::intake::Intake;
 use crate::{
     BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
     ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
@@ -33,11 +36,16 @@ use connect::{Readers, Writer};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
-use futures::StreamExt;
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
 use uuid::Uuid;
+
+/// Batches of predictions that wait for the writer.
+const BATCHES_AHEAD: usize = 2;
 
 /// The store in a SQLite file.
 ///
@@ -47,6 +55,28 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     readers: Arc<Readers>,
+    committing: Arc<Committing>,
+}
+
+/// Tasks whose commit this process is in the middle of, by run and attempt. The transaction holds the whole file, so
+/// that nobody can claim such a task: its lease needs no renewal, which would have to wait behind the commit.
+#[derive(Default)]
+struct Committing(Mutex<HashSet<(Uuid, i64)>>);
+
+impl Committing {
+    fn get(&self) -> MutexGuard<'_, HashSet<(Uuid, i64)>> {
+        // Every write is one call of a set: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the task while `f` runs.
+    fn during<T>(&self, task: &Task, f: impl FnOnce() -> T) -> T {
+        let key = (task.run_id, task.attempt);
+        self.get().insert(key);
+        let done = std::panic::catch_unwind(AssertUnwindSafe(f));
+        self.get().remove(&key);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 impl SqliteStore {
@@ -57,7 +87,8 @@ impl SqliteStore {
     pub fn open(path: &Path) -> Result<SqliteStore> {
         connect::create_folder(path)?;
         let writer = Writer::start(path)?;
-        Ok(Self { path: path.to_owned(), writer, readers: Arc::new(Readers::new(path)) })
+        let readers = Arc::new(Readers::new(path));
+        Ok(Self { path: path.to_owned(), writer, readers, committing: Arc::default() })
     }
 }
 
@@ -206,6 +237,9 @@ impl Store for SqliteStore {
     }
 
     async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
+        if self.committing.get().contains(&(task.run_id, task.attempt)) {
+            return Ok(Outcome::Done);
+        }
         let task = task.clone();
         self.writer.fenced(move |tx| plan::renew_task(tx, &task, lease_us, clock())).await
     }
@@ -215,18 +249,32 @@ impl Store for SqliteStore {
     }
 
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
-        let rows = crate::batch::collected(commit.predictions).await?;
-        let counts = crate::batch::counts(&rows);
-        let verdict = (commit.verdict)(&counts);
+        let mut intake = Intake::new(commit.predictions);
+        // What the first batch takes does not hold up the writer.
+        intake.has_rows().await?;
+        let (to, items) = mpsc::channel(BATCHES_AHEAD);
         let task = commit.task.clone();
-        self.writer
-            .run(move |conn| {
-                let job = |tx: &Transaction<'_>| {
-                    score::commit_predictions(tx, &task, &rows, &counts, &verdict, clock())
-                };
-                connect::transaction(conn, job, |c| *c != Committed::Fenced)
-            })
-            .await
+        let committing = self.committing.clone();
+        let stored = self.writer.run(move |conn| {
+            let job = |tx: &Transaction<'_>| {
+                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock()))
+            };
+            connect::transaction(conn, job, |committed| *committed != Committed::Fenced)
+        });
+        let sent = async move {
+            while let Some(batch) = intake.next().await? {
+                if to.send(commit::Item::Batch(batch)).await.is_err() {
+                    return Ok(()); // the writer has its reasons, and answers with them
+                }
+            }
+            let counts = intake.counts();
+            let (state, error) = (commit.verdict)(&counts);
+            let _ = to.send(commit::Item::End(commit::End { counts, state, error })).await; // as above
+            Ok(())
+        };
+        let (sent, stored): (Result<()>, _) = futures::join!(sent, stored);
+        sent?;
+        stored
     }
 
     async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
@@ -263,8 +311,8 @@ impl Store for SqliteStore {
 
     async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         let schedule = schedule.to_owned();
-        let batches = self.readers.run(move |conn| score::predictions(conn, &schedule, interval)).await?;
-        Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
+        let read = move |conn: &Connection, to: &_| score::send_predictions(conn, &schedule, interval, to);
+        Ok(read::streamed(self.readers.clone(), read))
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {

@@ -3,7 +3,7 @@
 use super::connect::Readers;
 use super::merge::{PARTIAL, partial};
 use super::stream::{floor, time};
-use crate::batch::WindowBuilder;
+use crate::batch::{BATCH_ROWS, WindowBuilder};
 use crate::{BatchStream, Result, StoreError};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
@@ -13,9 +13,6 @@ use futures::StreamExt;
 use rusqlite::Connection;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-
-/// Rows of a batch.
-pub(super) const BATCH: usize = 8192;
 
 pub(super) fn pane_range(conn: &Connection) -> Result<Option<(Timestamp, Timestamp)>> {
     // Two look-ups at the ends of the key; one min() and max() would read all of it.
@@ -94,7 +91,7 @@ fn send_windows(conn: &Connection, interval: Interval, to: &Batches) -> Result<(
                 if let Some((id, versions, merged)) = before {
                     builder.push(id, versions, &merged);
                 }
-                if builder.len() == BATCH && to.blocking_send(builder.finish()).is_err() {
+                if builder.len() == BATCH_ROWS && to.blocking_send(builder.finish()).is_err() {
                     return Ok(());
                 }
                 (series, version, next)

@@ -1,12 +1,11 @@
-//! Predictions and their publication.
+//! Predictions as they are read, and their publication.
 
-use super::plan::{interval as interval_at, parsed, set_task};
+use super::plan::interval as interval_at;
+use super::read::Batches;
 use super::stream::floor;
-use crate::batch::{FROZEN, PredictionRow, PublishedBuilder, PublishedRow};
-use crate::{Committed, Outcome, Publication, Result, RunCounts, Task};
-use arrow::array::RecordBatch;
+use crate::batch::{BATCH_ROWS, PublishedBuilder, PublishedRow};
+use crate::{Outcome, Publication, Result};
 use fleetscore_schemas::SeriesId;
-use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -49,146 +48,13 @@ fn differences(a: &[(SeriesId, i64)], b: &[(SeriesId, i64)]) -> u64 {
     different
 }
 
-/// A stored prediction with what it was made by.
-#[derive(Debug, PartialEq)]
-struct Stored {
-    row: PredictionRow,
-    window_end: i64,
-}
-
-fn stored(r: &Row<'_>) -> rusqlite::Result<Stored> {
-    let row = PredictionRow {
-        series: r.get(0)?,
-        value: r.get(1)?,
-        prediction: r.get(2)?,
-        decision: r.get(3)?,
-        status: parsed(r, 4)?,
-        model: r.get(5)?,
-        window_version: r.get(6)?,
-        normal_range: r.get(7)?,
-        model_set: r.get(8)?,
-    };
-    Ok(Stored { row, window_end: r.get(9)? })
-}
-
-/// How a run ends and what its row says.
-pub(super) type Verdict = (RunState, Option<String>);
-
-pub(super) fn commit_predictions(
-    tx: &Transaction<'_>,
-    task: &Task,
-    rows: &[PredictionRow],
-    counts: &RunCounts,
-    (state, error): &Verdict,
-    now: Timestamp,
-) -> Result<Committed> {
-    if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
-        return Ok(Committed::Fenced);
-    }
-    if floor(tx)?.is_some_and(|floor| task.interval.start < floor) {
-        end_run(tx, task, &RunCounts::default(), RunState::Skipped, Some(FROZEN), now)?;
-        return Ok(Committed::Frozen);
-    }
-    let changed = replace(tx, task, rows, now)?;
-    if changed {
-        tx.prepare_cached(
-            "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
-             ON CONFLICT DO UPDATE SET change = change + 1",
-        )?
-        .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
-    }
-    end_run(tx, task, counts, *state, error.as_deref(), now)?;
-    Ok(Committed::Done { counts: *counts, state: *state, changed })
-}
-
-fn end_run(
-    tx: &Transaction<'_>,
-    task: &Task,
-    c: &RunCounts,
-    state: RunState,
-    error: Option<&str>,
-    now: Timestamp,
+/// Rows of one interval, by device and sensor.
+pub(super) fn send_predictions(
+    conn: &Connection,
+    schedule: &str,
+    interval: Interval,
+    to: &Batches,
 ) -> Result<()> {
-    tx.prepare_cached(
-        "UPDATE run_data SET state = ?2, error = ?3, finished_at = ?4, scored = ?5, anomalies = ?6, no_data = ?7,
-             no_model = ?8, model_error = ?9, input_invalid = ?10
-         WHERE run_id = ?1",
-    )?
-    .execute(params![
-        task.run_id.to_string(),
-        state.as_str(),
-        error,
-        now.0,
-        c.scored,
-        c.anomalies,
-        c.no_data,
-        c.no_model,
-        c.model_error,
-        c.input_invalid,
-    ])?;
-    Ok(())
-}
-
-/// Makes the interval's predictions these; whether any row changed. Rows that would not change are not written.
-fn replace(tx: &Transaction<'_>, task: &Task, rows: &[PredictionRow], now: Timestamp) -> Result<bool> {
-    let start = task.interval.start.0;
-    let before: Vec<Stored> = tx
-        .prepare_cached(
-            "SELECT series_id, value, prediction, decision, status, model, window_version, normal_range, model_set,
-                    window_end
-             FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 ORDER BY series_id",
-        )?
-        .query_map(params![task.schedule, start], stored)?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut delete = tx.prepare_cached(
-        "DELETE FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?3",
-    )?;
-    let mut put = tx.prepare_cached(
-        "INSERT OR REPLACE INTO prediction_data (schedule, window_start, series_id, window_end, value, prediction,
-             decision, status, model_set, model, window_version, normal_range, run_id, scored_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?;
-    let run_id = task.run_id.to_string();
-    let mut changed = false;
-    let mut old = before.iter().peekable();
-    for row in rows {
-        while let Some(gone) = old.next_if(|o| o.row.series < row.series) {
-            delete.execute(params![task.schedule, start, gone.row.series])?;
-            changed = true;
-        }
-        let same = old.next_if(|o| o.row.series == row.series).is_some_and(|o| {
-            let row = PredictionRow { model_set: row.model_set.or(Some(task.model_set)), ..row.clone() };
-            o.row == row && o.window_end == task.interval.end.0
-        });
-        if same {
-            continue;
-        }
-        changed = true;
-        put.execute(params![
-            task.schedule,
-            start,
-            row.series,
-            task.interval.end.0,
-            row.value,
-            row.prediction,
-            row.decision,
-            row.status.as_str(),
-            row.model_set.unwrap_or(task.model_set),
-            row.model,
-            row.window_version,
-            row.normal_range,
-            run_id,
-            now.0,
-        ])?;
-    }
-    for gone in old {
-        delete.execute(params![task.schedule, start, gone.row.series])?;
-        changed = true;
-    }
-    Ok(changed)
-}
-
-pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval) -> Result<Vec<RecordBatch>> {
     // Text compares byte by byte: the same order in every store.
     let mut select = conn.prepare_cached(
         "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
@@ -198,10 +64,9 @@ pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval)
     )?;
     let mut rows = select.query(params![schedule, interval.start.0])?;
     let mut builder = PublishedBuilder::new(schedule, interval.start);
-    let mut any = false;
     while let Some(r) = rows.next()? {
-        any = true;
         let text = |column| r.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+        let maybe = |column| r.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
         builder.push(&PublishedRow {
             window_end: Timestamp(r.get(0)?),
             device: text(1)?,
@@ -211,14 +76,20 @@ pub(super) fn predictions(conn: &Connection, schedule: &str, interval: Interval)
             decision: r.get(5)?,
             status: text(6)?,
             model_set: r.get(7)?,
-            model: r.get_ref(8)?.as_str_or_null().map_err(rusqlite::Error::from)?,
+            model: maybe(8)?,
             window_version: r.get(9)?,
             run_id: text(10)?,
             scored_at: Timestamp(r.get(11)?),
-            normal_range: r.get_ref(12)?.as_str_or_null().map_err(rusqlite::Error::from)?,
+            normal_range: maybe(12)?,
         });
+        if builder.len() == BATCH_ROWS && to.blocking_send(builder.finish()).is_err() {
+            return Ok(());
+        }
     }
-    if any { Ok(vec![builder.finish()?]) } else { Ok(Vec::new()) }
+    if builder.len() > 0 {
+        let _ = to.blocking_send(builder.finish()); // nobody may be listening any more
+    }
+    Ok(())
 }
 
 // --- publication ----------------------------------------------------------------------------------------------------

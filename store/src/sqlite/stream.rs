@@ -2,8 +2,8 @@
 
 use super::connect::Writer;
 use super::migrate::pane_settings;
-use super::read::{BATCH, Batches};
-use crate::batch::SeriesBuilder;
+use super::read::Batches;
+use crate::batch::{BATCH_ROWS, SeriesBuilder};
 use crate::{Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Outcome, ProgressRow, Result, StoreError};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::Timestamp;
@@ -161,7 +161,7 @@ pub(super) fn send_series(conn: &Connection, to: &Batches) -> Result<()> {
     while let Some(r) = rows.next()? {
         let text = |column| r.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
         builder.push(r.get(0)?, text(1)?, text(2)?);
-        if builder.len() == BATCH && to.blocking_send(builder.finish()).is_err() {
+        if builder.len() == BATCH_ROWS && to.blocking_send(builder.finish()).is_err() {
             return Ok(());
         }
     }

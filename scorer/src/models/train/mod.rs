@@ -4,7 +4,7 @@ mod gather;
 
 use super::format::Stored;
 use super::registry::{self, NewSet, blocking};
-use super::{ModelError, Result};
+use super::{DEFAULT_PATTERN, ModelError, Result};
 use crate::blobs::Blobs;
 use fleetscore_fit::{FitOptions, Fitted};
 pub use fleetscore_fit::{Gamma, MAX_ROWS};
@@ -174,11 +174,13 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let new = NewSet {
         entries: stored.await?,
         features: options.features.clone(),
+        pattern: DEFAULT_PATTERN.into(),
         origin: "train",
         created_by: options.created_by.clone(),
         trained_on: Some(range),
         max_series: u32::MAX,
         activate: options.activate,
+        ..NewSet::default()
     };
     let version = registry::add(store, blobs, new).await?;
     Ok(TrainReport { version, trained, windows, range, failed, warnings })

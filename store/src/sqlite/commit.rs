@@ -1,0 +1,249 @@
+//! The commit of a task: its predictions as they come, in place of what is stored, and the end of its run.
+
+use super::plan::set_task;
+use super::stream::floor;
+use crate::intake::{Columns, FROZEN, Prediction};
+use crate::{Committed, Outcome, Result, RunCounts, StoreError, Task};
+use arrow::array::RecordBatch;
+use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::time::Timestamp;
+use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Row, Transaction, params};
+use tokio::sync::mpsc;
+
+/// Stored rows that are compared at once; few in tests, so that they see the borders.
+const STORED_ROWS: usize = if cfg!(test) { 100 } else { 65_536 };
+
+/// What comes to the writer. A stream that ends without [`Item::End`] was broken off.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// Rows.
+    Batch(RecordBatch),
+    /// There are no more.
+    End(End),
+}
+
+/// How the run ends.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) counts: RunCounts,
+    pub(super) state: RunState,
+    pub(super) error: Option<String>,
+}
+
+/// Writes what comes until its end; nothing is kept of what has none. The floor of retention cannot rise meanwhile:
+/// there is one writer.
+pub(super) fn commit_predictions(
+    tx: &Transaction<'_>,
+    task: &Task,
+    mut items: mpsc::Receiver<Item>,
+    now: Timestamp,
+) -> Result<Committed> {
+    if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
+        return Ok(Committed::Fenced);
+    }
+    if floor(tx)?.is_some_and(|floor| task.interval.start < floor) {
+        let end =
+            End { counts: RunCounts::default(), state: RunState::Skipped, error: Some(FROZEN.to_owned()) };
+        end_run(tx, task, &end, now)?;
+        return Ok(Committed::Frozen);
+    }
+    let mut replace = Replace::new(tx, task, now)?;
+    let end = loop {
+        match items.blocking_recv() {
+            Some(Item::Batch(batch)) => replace.batch(Some(&batch))?,
+            Some(Item::End(end)) => break end,
+            None => return Err(StoreError::internal("a commit of predictions was broken off")),
+        }
+    };
+    replace.batch(None)?;
+    let changed = replace.changed;
+    if changed {
+        tx.prepare_cached(
+            "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
+             ON CONFLICT DO UPDATE SET change = change + 1",
+        )?
+        .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
+    }
+    end_run(tx, task, &end, now)?;
+    Ok(Committed::Done { counts: end.counts, state: end.state, changed })
+}
+
+fn end_run(tx: &Transaction<'_>, task: &Task, end: &End, now: Timestamp) -> Result<()> {
+    let c = &end.counts;
+    tx.prepare_cached(
+        "UPDATE run_data SET state = ?2, error = ?3, finished_at = ?4, scored = ?5, anomalies = ?6, no_data = ?7,
+             no_model = ?8, model_error = ?9, input_invalid = ?10
+         WHERE run_id = ?1",
+    )?
+    .execute(params![
+        task.run_id.to_string(),
+        end.state.as_str(),
+        end.error,
+        now.0,
+        c.scored,
+        c.anomalies,
+        c.no_data,
+        c.no_model,
+        c.model_error,
+        c.input_invalid,
+    ])?;
+    Ok(())
+}
+
+/// Makes the interval's predictions those that come, stretch by stretch of series; both sides ascend by series. Rows
+/// that would not change are not written.
+struct Replace<'a> {
+    task: &'a Task,
+    stored: CachedStatement<'a>,
+    delete: CachedStatement<'a>,
+    put: CachedStatement<'a>,
+    /// Whether the interval had predictions.
+    any: bool,
+    /// Series up to this one are dealt with.
+    below: i64,
+    changed: bool,
+}
+
+impl<'a> Replace<'a> {
+    fn new(tx: &'a Transaction<'_>, task: &'a Task, now: Timestamp) -> Result<Self> {
+        let start = task.interval.start.0;
+        let sql = "SELECT EXISTS (SELECT 1 FROM prediction_data WHERE schedule = ?1 AND window_start = ?2)";
+        let any = tx.prepare_cached(sql)?.query_row(params![task.schedule, start], |r| r.get(0))?;
+        let stored = tx.prepare_cached(
+            "SELECT series_id, value, prediction, decision, status, model_set, model, window_version, normal_range,
+                    window_end
+             FROM prediction_data
+             WHERE schedule = ?1 AND window_start = ?2 AND series_id > ?3 AND series_id <= ?4
+             ORDER BY series_id LIMIT ?5",
+        )?;
+        let delete = tx.prepare_cached(
+            "DELETE FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?3",
+        )?;
+        let mut put = tx.prepare_cached(
+            "INSERT OR REPLACE INTO prediction_data (schedule, window_start, window_end, run_id, scored_at, series_id,
+                 value, prediction, decision, status, model_set, model, window_version, normal_range)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        )?;
+        // What all rows share stays bound.
+        put.raw_bind_parameter(1, task.schedule.as_str())?;
+        put.raw_bind_parameter(2, start)?;
+        put.raw_bind_parameter(3, task.interval.end.0)?;
+        put.raw_bind_parameter(4, task.run_id.to_string())?;
+        put.raw_bind_parameter(5, now.0)?;
+        Ok(Self { task, stored, delete, put, any, below: 0, changed: false })
+    }
+
+    /// Replaces the stretch of series up to the batch's last; `None` is all that are left.
+    fn batch(&mut self, batch: Option<&RecordBatch>) -> Result<()> {
+        let columns = batch.map(Columns::new).transpose()?;
+        let rows = batch.map_or(0, RecordBatch::num_rows);
+        let row = |i: usize| columns.as_ref().filter(|_| i < rows).map(|c| c.row(i));
+        let upper = columns.as_ref().and_then(|c| c.series.values().last().copied());
+        let upper = upper.map_or(i64::MAX, i64::from);
+        let mut at = 0;
+        while self.any {
+            let found = self.compare(&row, &mut at, upper)?;
+            self.changed |= !found.gone.is_empty();
+            for id in &found.gone {
+                let key = params![self.task.schedule, self.task.interval.start.0, id];
+                self.delete.execute(key)?;
+            }
+            for new in found.changed.into_iter().filter_map(row) {
+                self.put(&new)?;
+            }
+            match found.read_to {
+                Some(last) => self.below = last,
+                None => break,
+            }
+        }
+        while let Some(new) = row(at) {
+            self.put(&new)?;
+            at += 1;
+        }
+        self.below = upper;
+        Ok(())
+    }
+
+    /// Reads what is stored and compares it with the rows from `at` on, which moves.
+    fn compare<'r>(
+        &mut self,
+        row: &impl Fn(usize) -> Option<Prediction<'r>>,
+        at: &mut usize,
+        upper: i64,
+    ) -> Result<Difference> {
+        let (task, limit) = (self.task, STORED_ROWS as i64);
+        let key = params![task.schedule, task.interval.start.0, self.below, upper, limit];
+        let mut stored = self.stored.query(key)?;
+        let mut found = Difference::default();
+        let (mut read, mut last) = (0, 0);
+        while let Some(old) = stored.next()? {
+            read += 1;
+            let id: SeriesId = old.get(0)?;
+            last = i64::from(id);
+            while row(*at).is_some_and(|new| new.series < id) {
+                found.changed.push(*at);
+                *at += 1;
+            }
+            match row(*at).filter(|new| new.series == id) {
+                None => found.gone.push(id),
+                Some(new) => {
+                    if !is_stored(old, task, &new)? {
+                        found.changed.push(*at);
+                    }
+                    *at += 1;
+                }
+            }
+        }
+        found.read_to = (read == STORED_ROWS).then_some(last);
+        Ok(found)
+    }
+
+    fn put(&mut self, row: &Prediction<'_>) -> Result<()> {
+        self.changed = true;
+        let put = &mut self.put;
+        put.raw_bind_parameter(6, row.series)?;
+        put.raw_bind_parameter(7, row.value)?;
+        put.raw_bind_parameter(8, row.prediction)?;
+        put.raw_bind_parameter(9, row.decision)?;
+        put.raw_bind_parameter(10, row.status)?;
+        put.raw_bind_parameter(11, row.model_set.unwrap_or(self.task.model_set))?;
+        put.raw_bind_parameter(12, row.model)?;
+        put.raw_bind_parameter(13, row.window_version)?;
+        put.raw_bind_parameter(14, row.normal_range)?;
+        put.raw_execute()?;
+        Ok(())
+    }
+}
+
+/// What a stretch of series comes to.
+#[derive(Debug, Default)]
+struct Difference {
+    /// Series that are stored and no longer there.
+    gone: Vec<SeriesId>,
+    /// Rows that are new or not as they are stored.
+    changed: Vec<usize>,
+    /// The last stored series that was read, where there may be more behind it.
+    read_to: Option<i64>,
+}
+
+/// Whether the row is stored as it would be written.
+fn is_stored(old: &Row<'_>, task: &Task, new: &Prediction<'_>) -> Result<bool> {
+    let text = |column, new: Option<&str>| -> rusqlite::Result<bool> {
+        Ok(match old.get_ref(column)? {
+            ValueRef::Text(old) => new.is_some_and(|new| new.as_bytes() == old),
+            ValueRef::Null => new.is_none(),
+            _ => false,
+        })
+    };
+    Ok(old.get::<_, Option<f64>>(1)? == new.value
+        && old.get::<_, Option<i16>>(2)? == new.prediction
+        && old.get::<_, Option<f64>>(3)? == new.decision
+        && text(4, Some(new.status))?
+        && old.get::<_, Option<i64>>(5)? == new.model_set.or(Some(task.model_set))
+        && text(6, new.model)?
+        && old.get::<_, i64>(7)? == new.window_version
+        && text(8, new.normal_range)?
+        && old.get::<_, i64>(9)? == task.interval.end.0)
+}
