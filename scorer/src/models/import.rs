@@ -2,7 +2,7 @@
 
 mod read;
 
-use super::format::Stored;
+use super::format::{Models, Stored};
 use super::naming::is_name;
 use super::registry::{self, NewSet};
 use super::sources::{self, Listed};
@@ -137,7 +137,7 @@ pub(crate) async fn read_files(
 }
 
 /// One entry for each series, in their order; several models for one are refused, all of them.
-fn one_a_series(files: Vec<FromFile>) -> (Vec<Stored>, ImportReport) {
+fn one_a_series(files: Vec<FromFile>) -> (Models, ImportReport) {
     let mut report = ImportReport {
         version: 0,
         imported: 0,
@@ -158,7 +158,7 @@ fn one_a_series(files: Vec<FromFile>) -> (Vec<Stored>, ImportReport) {
     // Stable: files stay in order, and so do their entries.
     candidates.sort_by(|a, b| a.1.stored.name.cmp(&b.1.stored.name));
     let place = |(file, candidate): &(usize, Candidate)| candidate.place(&places[*file].0);
-    let mut entries: Vec<Stored> = Vec::with_capacity(candidates.len());
+    let mut entries = Models::default();
     let mut rest = candidates.into_iter().peekable();
     while let Some(first) = rest.next() {
         let mut twice = Vec::new();

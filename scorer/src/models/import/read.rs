@@ -293,13 +293,7 @@ fn stored(
     rows: Option<u64>,
 ) -> Stored {
     let mut stored = Stored::new(series, model, outcome);
-    if let Ok(model) = &stored.outcome
-        && !checks.is_empty()
-    {
-        // They came out within a tolerance: from now on it is to the bit.
-        stored.checks =
-            checks.into_iter().map(|(x, _)| (model.decision(&x), x)).map(|(d, x)| (x, d)).collect();
-    }
+    stored.checks = checks;
     stored.rows = rows.map_or(0, |rows| u32::try_from(rows).unwrap_or(u32::MAX));
     stored
 }
