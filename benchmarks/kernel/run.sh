@@ -9,8 +9,9 @@ cd "$here/../.."
 if [ -n "${FLEETSCORE_BENCH_BINS:-}" ]; then
     kernel=$FLEETSCORE_BENCH_BINS/kernel
 else
-    "${CARGO:-cargo}" build --release -p fleetscore-benchmarks --bin kernel >&2
-    kernel=${CARGO_TARGET_DIR:-target}/release/kernel
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/kernel-benchmark
+    "${CARGO:-cargo}" build --release --locked --manifest-path "$here/Cargo.toml" >&2
+    kernel=$CARGO_TARGET_DIR/release/kernel
 fi
 case " $* " in
 *" --no-python "* | *" --help "*) exec "$kernel" "$@" ;;
