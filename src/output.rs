@@ -228,6 +228,12 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_the_unit_that_fits() {
+        let texts = [0, 999, 1000, 143_260_000, 5_000_000_000_000_000].map(bytes);
+        assert_eq!(texts, ["0 B", "999 B", "1.0 kB", "143.3 MB", "5000.0 TB"]);
+    }
+
+    #[test]
     fn formats() {
         assert_eq!(query(&result(), Format::Csv), "z,a\n\"x,\"\"y\",0.1\n,-3");
         assert_eq!(

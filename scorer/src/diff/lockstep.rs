@@ -176,3 +176,123 @@ impl Lockstep {
 fn apart(interval: Interval) -> crate::error::ScorerError {
     ScoreError::Plan(format!("two sets gave rows for different windows of {interval}")).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Entry;
+    use arrow::array::{ArrayRef, Int64Array, UInt32Array};
+    use fleetscore_kernel::{Kernel, Model};
+    use fleetscore_schemas::time::Timestamp;
+    use fleetscore_schemas::window::{Feature, prediction_schema};
+    use futures::StreamExt;
+    use proptest::prelude::*;
+
+    fn set(version: i64) -> Arc<ModelSet> {
+        let model = Model {
+            features: 1,
+            mean: vec![],
+            scale: vec![],
+            kernel: Kernel::Linear,
+            support_vectors: vec![1.0],
+            dual_coef: vec![1.0],
+            rho: version as f64,
+        };
+        let entry = Entry {
+            series: 1,
+            name: SeriesName::new("d", "1"),
+            model: "m".into(),
+            outcome: Ok(model),
+            normal: Some(vec![(version as f64, f64::INFINITY)]),
+        };
+        Arc::new(ModelSet::from_entries(version, vec![Feature::Mean], vec![entry]).unwrap())
+    }
+
+    /// Labels of series 1, 2, 3, …: `Some(0)`, `Some(1)`, or a status without a label.
+    fn batches(labels: &[Result<i16, &str>], sizes: &[usize]) -> Predictions {
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for size in sizes.iter().copied().chain([usize::MAX]) {
+            let end = start + size.min(labels.len() - start);
+            let part = &labels[start..end];
+            let n = part.len();
+            let status = part.iter().map(|l| l.as_ref().err().copied().unwrap_or("scored"));
+            let decision = part.iter().map(|l| l.as_ref().ok().map(|l| 0.5 - f64::from(*l)));
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(UInt32Array::from_iter_values(start as u32 + 1..end as u32 + 1)),
+                Arc::new(Float64Array::from(vec![7.0; n])),
+                Arc::new(Int16Array::from_iter(part.iter().map(|l| l.as_ref().ok().copied()))),
+                Arc::new(Float64Array::from_iter(decision)),
+                Arc::new(StringArray::from_iter_values(status)),
+                Arc::new(StringArray::from(vec![Some("m"); n])),
+                Arc::new(Int64Array::from(vec![1; n])),
+                Arc::new(StringArray::from(vec![None::<&str>; n])),
+                Arc::new(Int64Array::from(vec![None; n])),
+            ];
+            batches.push(Ok(RecordBatch::try_new(prediction_schema(), columns).unwrap()));
+            start = end;
+        }
+        futures::stream::iter(batches).boxed()
+    }
+
+    fn interval() -> Interval {
+        Interval::starting(Timestamp(0), 60_000_000)
+    }
+
+    #[tokio::test]
+    async fn changes_are_counted_and_the_first_kept_with_both_sides() {
+        let mut lockstep = Lockstep::new([set(1), set(2)], 2);
+        let a = [Ok(0), Ok(1), Err("no_model"), Ok(1), Err("no_model"), Ok(1)];
+        let b = [Ok(1), Ok(0), Ok(0), Ok(1), Err("model_error"), Ok(1)];
+        let counts =
+            lockstep.compare(interval(), [batches(&a, &[1, 0, 3]), batches(&b, &[4])]).await.unwrap();
+        let wanted = IntervalDiff {
+            interval: interval(),
+            rows: 6,
+            anomalies: [3, 3],
+            to_anomaly: 1,
+            to_normal: 1,
+            status: 2,
+        };
+        assert_eq!((counts, counts.changed()), (wanted, 4));
+        assert_eq!(lockstep.series.len(), 4);
+        let [(1, first), (2, _)] = &lockstep.changes[..] else { panic!("{:?}", lockstep.changes) };
+        assert_eq!(first.value, Some(7.0));
+        let [left, right] = &first.sides;
+        assert_eq!(
+            (left.prediction, left.decision, left.normal_range.as_deref()),
+            (Some(0), Some(0.5), Some("1 … ∞"))
+        );
+        assert_eq!((right.prediction, right.normal_range.as_deref()), (Some(1), Some("2 … ∞")));
+    }
+
+    #[tokio::test]
+    async fn streams_for_different_windows_are_a_fault() {
+        let rows = [Ok(0), Ok(1)];
+        for (a, b) in [(&rows[..], &rows[..1]), (&rows[..0], &rows[..])] {
+            let mut lockstep = Lockstep::new([set(1), set(2)], 2);
+            let compared = lockstep.compare(interval(), [batches(a, &[]), batches(b, &[])]).await;
+            assert!(compared.unwrap_err().to_string().contains("different windows"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_rows_are_cut_into_batches_does_not_matter(
+            labels in prop::collection::vec((0..3i16, 0..3i16), 0..40),
+            cuts in prop::array::uniform2(prop::collection::vec(0usize..9, 0..8)),
+        ) {
+            let label = |l: i16| if l == 2 { Err("no_model") } else { Ok(l) };
+            let a: Vec<_> = labels.iter().map(|l| label(l.0)).collect();
+            let b: Vec<_> = labels.iter().map(|l| label(l.1)).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut lockstep = Lockstep::new([set(1), set(2)], 1000);
+            let sides = [batches(&a, &cuts[0]), batches(&b, &cuts[1])];
+            let counts = runtime.block_on(lockstep.compare(interval(), sides)).unwrap();
+            let changed: Vec<u32> = labels.iter().zip(1..).filter(|(l, _)| l.0 != l.1).map(|(_, s)| s).collect();
+            prop_assert_eq!(counts.rows as usize, labels.len());
+            prop_assert_eq!(counts.changed() as usize, changed.len());
+            prop_assert_eq!(lockstep.changes.iter().map(|(s, _)| *s).collect::<Vec<_>>(), changed);
+        }
+    }
+}
