@@ -17,6 +17,7 @@ mod runs;
 mod schedules;
 mod send;
 mod sql;
+mod train;
 
 use crate::config::{Config, SettingFlags, Sources};
 use crate::exit::{self, Done, Fail, Outcome};

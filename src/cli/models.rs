@@ -1,28 +1,21 @@
 //! `models`: model sets, where they come from and which one is active.
 
-use super::{Context, models_diff, models_import, models_pins, models_sets, models_show};
-use crate::config::units;
-use crate::exit::{Done, Fail, Outcome};
-use crate::{connect, output};
-use fleetscore_schemas::SeriesName;
-use fleetscore_schemas::time::Timestamp;
-use fleetscore_schemas::window::Feature;
+use super::{Context, models_diff, models_import, models_pins, models_sets, models_show, train};
+use crate::connect;
+use crate::exit::{Fail, Outcome};
 use fleetscore_scorer::blobs::Blobs;
-use fleetscore_scorer::models::{self, Gamma, ModelSet, TrainOptions, TrainReport};
+use fleetscore_scorer::models::{self, ModelSet};
 use fleetscore_store::{ModelSetRow, Store};
-use serde_json::json;
-use std::sync::Arc;
-
-/// Warnings of a training that a person is shown one by one.
-const WARNINGS: usize = 5;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Read models of files into a new set: scikit-learn pickles and joblib files (read, never executed), ONNX, JSON,
     /// Parquet.
     Import(models_import::Args),
-    /// Fit one model for each series to stored windows.
-    Train(Train),
+    /// Fit one model for each series to stored windows, or to rows in Parquet.
+    Train(Box<train::Train>),
+    /// Write the rows that `train` fits to Parquet, for scikit-learn and others.
+    ExportTraining(train::Export),
     /// All sets, newest first.
     List {
         /// Print JSON.
@@ -53,55 +46,14 @@ pub(super) enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Train {
-    /// Windows that start at this time or later.
-    #[arg(long, value_name = "TIME", value_parser = units::time)]
-    from: Option<Timestamp>,
-    /// Windows that end at this time or earlier.
-    #[arg(long, value_name = "TIME", value_parser = units::time)]
-    to: Option<Timestamp>,
-    /// Length of the windows [default: the pane].
-    #[arg(long, value_name = "DURATION", value_parser = units::duration_us)]
-    window: Option<i64>,
-    /// Share of the training rows that may lie outside, above 0 and at most 1.
-    #[arg(long, default_value_t = 0.01, value_parser = nu)]
-    nu: f64,
-    /// `scale`, `auto` or a number, as in scikit-learn.
-    #[arg(long, default_value = "scale")]
-    gamma: Gamma,
-    /// What the models take as input.
-    #[arg(long, value_delimiter = ',', default_value = "mean")]
-    features: Vec<Feature>,
-    /// Series with fewer windows get no model.
-    #[arg(long, default_value_t = 20)]
-    min_rows: usize,
-    /// Of more windows, so many are taken, evenly spaced.
-    #[arg(long, default_value_t = 1000)]
-    max_rows: usize,
-    /// Leave the active set as it is.
-    #[arg(long)]
-    no_activate: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-fn nu(text: &str) -> Result<f64, String> {
-    let good = |x: &f64| *x > 0.0 && *x <= 1.0;
-    text.parse::<f64>()
-        .ok()
-        .filter(good)
-        .ok_or_else(|| format!("`{text}` is not a number above 0 and at most 1"))
-}
-
 pub(super) async fn run(command: Command, context: &Context) -> Outcome {
     let (config, shutdown) = (&context.config, &context.shutdown);
     let store = connect::store(config, shutdown).await?;
     let blobs = || connect::blobs(config, &*store, shutdown);
     match command {
         Command::Import(args) => models_import::run(args, context, &*store, &blobs().await?).await,
-        Command::Train(args) => train(args, context, &store, &blobs().await?).await,
+        Command::Train(args) => train::train(*args, context, &store, &blobs().await?).await,
+        Command::ExportTraining(args) => train::export(args, context, &store).await,
         Command::List { json } => models_show::list(json, &*store).await,
         Command::Show(args) => models_show::show(&args, &*store, &blobs().await?).await,
         Command::Failures(args) => models_show::failures(&args, &*store).await,
@@ -145,55 +97,3 @@ pub(super) fn created_by() -> String {
     format!("{user} on {}", crate::wire::host())
 }
 
-async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &Blobs) -> Outcome {
-    let pane_us = store.pane_settings().await?.map_or(context.config.interval_us, |p| p.interval_us);
-    let window_us = args.window.unwrap_or(pane_us);
-    let options = TrainOptions {
-        from: args.from,
-        to: args.to,
-        nu: args.nu,
-        gamma: args.gamma,
-        features: args.features,
-        min_rows: args.min_rows,
-        max_rows: args.max_rows,
-        activate: !args.no_activate,
-        created_by: created_by(),
-        ..TrainOptions::new(window_us)
-    };
-    let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await??;
-    let TrainReport { version, trained, windows, range, failed, warnings } = report;
-    if args.json {
-        let listed = |list: &[(SeriesName, String)]| {
-            let one =
-                |(s, why): &(SeriesName, String)| json!({"device": s.device, "sensor": s.sensor, "why": why});
-            list.iter().map(one).collect::<Vec<_>>()
-        };
-        let value = json!({
-            "version": version,
-            "trained": trained,
-            "windows": windows,
-            "from": range.start.to_rfc3339(),
-            "to": range.end.to_rfc3339(),
-            "failed": listed(&failed),
-            "warnings": listed(&warnings),
-            "active": options.activate,
-        });
-        output::print(&value.to_string());
-    } else {
-        for (series, why) in &failed {
-            eprintln!("no model for {series}: {why}");
-        }
-        for (series, why) in warnings.iter().take(WARNINGS) {
-            eprintln!("warning: {series}: {why}");
-        }
-        if warnings.len() > WARNINGS {
-            eprintln!("warning: and {} more (--json lists all)", warnings.len() - WARNINGS);
-        }
-        let active = if options.activate { "active" } else { "not active" };
-        output::print(&format!(
-            "model set {version}: {trained} models trained, {} series without; {active}",
-            failed.len()
-        ));
-    }
-    Ok(if failed.is_empty() { Done::All } else { Done::Partly })
-}

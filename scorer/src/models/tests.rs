@@ -3,7 +3,7 @@ use crate::blobs::Blobs;
 use arrow::array::{Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_schemas::time::{Edges, Timestamp, US_PER_S};
+use fleetscore_schemas::time::{Edges, Interval, Timestamp, US_PER_S};
 use fleetscore_store::{Advance, Checkpoint, MemoryStore, ModelSetRow, Outcome, PaneSettings, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/tests/data")
 }
 
-struct Place {
-    dir: tempfile::TempDir,
-    store: MemoryStore,
-    blobs: Blobs,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: MemoryStore,
+    pub(super) blobs: Blobs,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = MemoryStore::default();
         store.migrate().await.unwrap();
@@ -48,7 +48,7 @@ impl Place {
         import(&self.store, &self.blobs, options).await
     }
 
-    async fn rows(&self) -> Vec<ModelSetRow> {
+    pub(super) async fn rows(&self) -> Vec<ModelSetRow> {
         self.store.model_sets().await.unwrap()
     }
 
@@ -403,10 +403,10 @@ fn ranges_are_rounded_inwards() {
 
 // --- training -----------------------------------------------------------------------------------------------------
 
-const MINUTE: i64 = 60 * US_PER_S;
+pub(super) const MINUTE: i64 = 60 * US_PER_S;
 
 /// A store with one reading a pane for each series: `value(series, pane)`.
-async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i64) -> f64) {
+pub(super) async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i64) -> f64) {
     let settings = PaneSettings {
         interval_us: MINUTE,
         edges: Edges::Start,
@@ -466,15 +466,15 @@ async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i
     assert_eq!(p.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
 }
 
-fn wave(id: u32, pane: i64) -> f64 {
+pub(super) fn wave(id: u32, pane: i64) -> f64 {
     100.0 * f64::from(id) + (pane as f64 * 0.754_877_666).fract() + (pane as f64 * 0.569_840_29).fract()
 }
 
-fn train_options() -> TrainOptions {
+pub(super) fn train_options() -> TrainOptions {
     TrainOptions { nu: 0.05, created_by: "a test".into(), ..TrainOptions::new(MINUTE) }
 }
 
-const START: i64 = 25_000_000; // minutes since the epoch: 2017
+pub(super) const START: i64 = 25_000_000; // minutes since the epoch: 2017
 
 #[tokio::test]
 async fn training_on_windows_gives_a_set_that_scores() {
@@ -488,9 +488,9 @@ async fn training_on_windows_gives_a_set_that_scores() {
     let report = train(&p.store, &p.blobs, &options).await.unwrap();
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     assert_eq!((report.trained, report.windows, report.failed.len()), (5, 5 * 300, 0));
-    assert_eq!(report.range.start.0, START * MINUTE);
+    assert_eq!(report.range.unwrap().start.0, START * MINUTE);
     let row = p.rows().await.remove(0);
-    assert_eq!((row.origin.as_str(), row.active, row.trained_on), ("train", true, Some(report.range)));
+    assert_eq!((row.origin.as_str(), row.active, row.trained_on), ("train", true, report.range));
     let set = load(&p.blobs, &p.store, &row).await.unwrap();
     assert_eq!(set.len(), 5);
     for entry in set.entries() {
@@ -529,7 +529,7 @@ async fn training_takes_the_windows_asked_for() {
     };
     let report = train(&p.store, &p.blobs, &options).await.unwrap();
     assert_eq!(aligned, 0, "the test's start is a window's");
-    assert_eq!((report.range.start, report.range.end), (at(5).unwrap(), at(130).unwrap()));
+    assert_eq!(report.range, Some(Interval { start: at(5).unwrap(), end: at(130).unwrap() }));
     assert_eq!((report.trained, report.windows), (2, 2 * 25));
     let row = p.rows().await.remove(0);
     assert!(!row.active);
