@@ -3,18 +3,14 @@
 //! The models are those [`crate::models::import()`] would take, read by the same rules; a model that cannot be read
 //! does not keep the others from scoring.
 
-use crate::models::{DEFAULT_PATTERN, ModelError, Pattern, Result, ranges_text, sources};
-use crate::pickle;
+use crate::models::{DEFAULT_PATTERN, ModelError, Result, ranges_text, read_files};
 use fleetscore_kernel::{Model, ModelColumns, NO_MODEL, is_anomaly, normal_intervals};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::window::Feature;
-use futures::{StreamExt, TryStreamExt};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
-/// Files that are read at once.
-const READ_AHEAD: usize = 16;
 /// Between device and sensor in a key: names have no control characters.
 const SEPARATOR: u8 = 0x1f;
 
@@ -23,7 +19,7 @@ const SEPARATOR: u8 = 0x1f;
 pub struct ModelSources {
     /// Files, folders (followed downwards), or blob URLs of either.
     pub paths: Vec<String>,
-    /// How file names are made of device and sensor, see [`Pattern`].
+    /// How file names are made of device and sensor, see [`crate::models::Pattern`].
     pub pattern: String,
     /// What the models take, in order.
     pub features: Vec<Feature>,
@@ -66,7 +62,6 @@ impl ModelFiles {
     /// [`ModelError::Usage`] where a source cannot be listed or no file has a name of the pattern;
     /// [`ModelError::Refused`] where there are files, and none holds a model that works.
     pub async fn load(options: &ModelSources) -> Result<Self> {
-        let pattern = Pattern::new(&options.pattern).map_err(ModelError::Usage)?;
         let features = options.features.len();
         if features == 0 {
             return Err(ModelError::Usage("--features: at least one is needed".into()));
@@ -79,29 +74,14 @@ impl ModelFiles {
             refused: vec![],
             skipped: vec![],
         };
-        let mut named = Vec::new();
-        for source in sources::expand(&options.paths, &BTreeMap::new()).await? {
-            match pattern.series(&source.file_name) {
-                Some((series, _)) => named.push((series, source)),
-                None if source.explicit => files.refused.push((
-                    source.path,
-                    format!("has a name that is not of the pattern `{}`", options.pattern),
-                )),
-                None => files.skipped.push(source.path),
-            }
-        }
-        let mut read = futures::stream::iter(named)
-            .map(|(series, source)| async move {
-                let model = match source.read().await? {
-                    Ok(bytes) => pickle::read_model(&bytes).map_err(|e| e.to_string()),
-                    Err(reason) => Err(reason),
-                };
-                Ok::<_, ModelError>((source.path, series, model))
-            })
-            .buffered(READ_AHEAD);
         let mut paths = HashMap::new();
-        while let Some((path, series, model)) = read.try_next().await? {
-            files.add(path, &series, model, &mut paths);
+        for file in read_files(&options.paths, &options.pattern, &options.features).await? {
+            files.refused.extend(file.refused);
+            files.skipped.extend(file.skipped.map(|(path, _)| path));
+            for candidate in file.candidates {
+                let place = candidate.place(&file.path);
+                files.add(place, &candidate.stored.name, candidate.stored.outcome, &mut paths);
+            }
         }
         if files.models == 0 && !files.refused.is_empty() {
             return Err(ModelError::Refused { refused: files.refused });

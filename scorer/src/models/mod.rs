@@ -7,7 +7,7 @@
 //! | `open` | loads and verifies sets |
 //! | `set` | a set in memory |
 //! | `naming` | file names to series |
-//! | [`import()`] | sets from scikit-learn pickles |
+//! | [`import()`] | sets from files of models |
 //! | [`train()`] | sets from stored windows or Parquet |
 
 mod error;
@@ -17,12 +17,13 @@ mod naming;
 mod open;
 mod registry;
 mod set;
-pub(crate) mod sources;
+mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
 pub use fleetscore_pack::{Manifest, Part, SetFile, Shard};
 pub use format::FORMAT;
+pub(crate) use import::read_files;
 pub use import::{ImportOptions, ImportReport, import};
 pub use naming::{DEFAULT_PATTERN, Pattern};
 pub use open::{VerifyReport, load, verify};

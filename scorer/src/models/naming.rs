@@ -7,12 +7,23 @@ use regex::Regex;
 pub const DEFAULT_PATTERN: &str = "model_{device}_{sensor}";
 
 /// Endings that are dropped before the pattern is applied.
-const EXTENSIONS: [&str; 3] = [".pkl", ".pickle", ".joblib"];
+const EXTENSIONS: [&str; 8] =
+    [".pkl", ".pickle", ".joblib", ".onnx", ".json", ".jsonl", ".ndjson", ".parquet"];
+
+/// Those of files that may hold many models, which name their series themselves.
+const OF_MANY: [&str; 4] = [".json", ".jsonl", ".ndjson", ".parquet"];
 
 /// How file names are made of device and sensor.
 #[derive(Debug, Clone)]
 pub struct Pattern {
+    text: String,
     regex: Regex,
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Pattern {
@@ -31,20 +42,57 @@ impl Pattern {
             .replace(r"\{sensor\}", "(?<sensor>.+)");
         let regex =
             Regex::new(&format!("(?s)^{escaped}$")).map_err(|e| format!("the pattern `{pattern}`: {e}"))?;
-        Ok(Self { regex })
+        Ok(Self { text: pattern.to_owned(), regex })
     }
 
     /// The series a file is for, with the model's name; `None` where the name is not of the pattern.
     pub fn series(&self, file_name: &str) -> Option<(SeriesName, String)> {
+        let (series, stem) = self.split(file_name);
+        Some((series?, stem.to_owned()))
+    }
+
+    /// The series a file is for, if its name is of the pattern, and the name without its ending.
+    pub(crate) fn split<'a>(&self, file_name: &'a str) -> (Option<SeriesName>, &'a str) {
         let stem = EXTENSIONS.iter().find_map(|e| file_name.strip_suffix(e)).unwrap_or(file_name);
-        let captures = self.regex.captures(stem)?;
-        let part = |name: &str| captures.name(name).map(|m| m.as_str()).filter(|s| is_name(s));
-        Some((SeriesName::new(part("device")?, part("sensor")?), stem.to_owned()))
+        let series = self.regex.captures(stem).and_then(|captures| {
+            let part = |name: &str| captures.name(name).map(|m| m.as_str()).filter(|s| is_name(s));
+            Some(SeriesName::new(part("device")?, part("sensor")?))
+        });
+        (series, stem)
+    }
+
+    /// The name of this series' model.
+    pub(crate) fn name(&self, series: &SeriesName) -> String {
+        // In one pass: a device may be called `{sensor}`.
+        let mut name = String::with_capacity(self.text.len() + series.device.len() + series.sensor.len());
+        let mut rest = self.text.as_str();
+        while let Some(at) = rest.find('{') {
+            let (before, part) = rest.split_at(at);
+            name.push_str(before);
+            let parts = [("{device}", &series.device), ("{sensor}", &series.sensor)];
+            match parts.iter().find_map(|(key, value)| Some((part.strip_prefix(key)?, value))) {
+                Some((behind, value)) => {
+                    name.push_str(value);
+                    rest = behind;
+                }
+                None => {
+                    name.push('{');
+                    rest = &part[1..];
+                }
+            }
+        }
+        name + rest
     }
 }
 
+/// Whether a file of this name may hold many models.
+pub(crate) fn holds_many(file_name: &str) -> bool {
+    let name = file_name.to_ascii_lowercase();
+    OF_MANY.iter().any(|ending| name.ends_with(ending))
+}
+
 /// The rule for names of devices and sensors.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=256).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
@@ -77,6 +125,11 @@ mod tests {
             assert_eq!(found, wanted, "{file}");
         }
         assert_eq!(default.series("model_1_2.pickle").unwrap().1, "model_1_2");
+        for file in ["model_1_2.onnx", "model_1_2.json", "model_1_2.parquet"] {
+            assert_eq!(default.series(file).unwrap().1, "model_1_2");
+        }
+        assert_eq!(default.name(&SeriesName::new("{sensor}", "b")), "model_{sensor}_b");
+        assert_eq!(Pattern::new("{x{sensor}-{device}").unwrap().name(&SeriesName::new("a", "b")), "{xb-a");
         let long = format!("model_{}_s", "x".repeat(257));
         assert_eq!(default.series(&long), None);
     }

@@ -1,8 +1,14 @@
-//! Where models are imported from: files, folders, and the same in blob storage.
+//! Where models are imported from: files, folders, the same in blob storage, and lists of them.
 
+mod list;
+
+use super::naming;
 use super::{ModelError, Result};
-use crate::blobs::{BlobError, Blobs, Listed};
+use crate::blobs::{self, BlobError, Blobs};
 use bytes::Bytes;
+use fleetscore_formats::Limits;
+use fleetscore_schemas::SeriesName;
+pub(crate) use list::expand_list;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncReadExt;
@@ -10,7 +16,14 @@ use tokio::io::AsyncReadExt;
 /// Folders below folders that are followed.
 const MAX_DEPTH: usize = 8;
 
-/// One file that may hold a model.
+/// A file, and the series that a list gives it.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub source: Source,
+    pub series: Option<SeriesName>,
+}
+
+/// One file that may hold models.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     /// As it is shown.
@@ -30,12 +43,23 @@ enum Place {
 }
 
 impl Source {
+    /// Whether by its name it may hold many models.
+    pub(crate) fn holds_many(&self) -> bool {
+        naming::holds_many(&self.file_name)
+    }
+
+    /// The most bytes that are read of it.
+    fn limit(&self) -> u64 {
+        let limits = Limits::default();
+        (if self.holds_many() { limits.max_table_bytes } else { limits.max_bytes }) as u64
+    }
+
     /// Its bytes, or why they cannot be read (which completes a sentence that begins with the path).
     ///
     /// # Errors
     /// Only what is not the file's own fault: blob storage that cannot be reached.
     pub(crate) async fn read(&self) -> Result<std::result::Result<Bytes, String>> {
-        let limit = crate::pickle::MAX_BYTES as u64;
+        let limit = self.limit();
         let too_large = || Err(format!("is larger than {limit} bytes"));
         match &self.place {
             Place::File(path) => {
@@ -48,7 +72,7 @@ impl Source {
                     if meta.len() > limit {
                         return Ok(too_large());
                     }
-                    let mut bytes = Vec::new();
+                    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
                     tokio::fs::File::open(path).await?.take(limit + 1).read_to_end(&mut bytes).await?;
                     // Some file systems say 0 of files that never end, and files grow.
                     if bytes.len() as u64 > limit { Ok(too_large()) } else { Ok(Ok(bytes.into())) }
@@ -73,7 +97,7 @@ pub(crate) async fn expand(sources: &[String], options: &BTreeMap<String, String
         let local = source.strip_prefix("file://").or_else(|| (!source.contains("://")).then_some(source));
         match local {
             Some(path) => local_files(Path::new(path), &mut found)?,
-            None => blobs(source, options, &mut found).await?,
+            None => in_blobs(source, options, &mut found).await?,
         }
     }
     Ok(found)
@@ -112,14 +136,14 @@ fn file(path: &Path, explicit: bool) -> Source {
     Source { path: path.display().to_string(), file_name, explicit, place: Place::File(path.to_owned()) }
 }
 
-async fn blobs(url: &str, options: &BTreeMap<String, String>, found: &mut Vec<Source>) -> Result<()> {
+async fn in_blobs(url: &str, options: &BTreeMap<String, String>, found: &mut Vec<Source>) -> Result<()> {
     let named = |e: BlobError| match e {
         // Not the setting `blobs`, but the source that was given.
         BlobError::Setting { message } => ModelError::Usage(format!("source `{url}`: {message}")),
         e => e.into(),
     };
     let root = Blobs::open(url, options).map_err(named)?;
-    let source = |root: &Blobs, l: &Listed, path: String, explicit: bool| Source {
+    let source = |root: &Blobs, l: &blobs::Listed, path: String, explicit: bool| Source {
         file_name: l.name.rsplit('/').next().unwrap_or_default().to_owned(),
         explicit,
         path,
@@ -157,7 +181,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         std::os::unix::fs::symlink("/dev/zero", path("a_endless")).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(path("b_pipe")).status().unwrap().success());
-        let limit = crate::pickle::MAX_BYTES as u64;
+        let limit = Limits::default().max_bytes as u64;
         std::fs::File::create(path("c_large")).unwrap().set_len(limit + 1).unwrap();
         std::fs::write(path("target"), b"x").unwrap();
         std::os::unix::fs::symlink(path("target"), path("d_link")).unwrap();
@@ -176,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Blobs::open(&format!("file://{}", dir.path().display()), &BTreeMap::new()).unwrap();
         // It does not exist: only its listed size can refuse it.
-        let place = Place::Blob(root, "x".into(), crate::pickle::MAX_BYTES as u64 + 1);
+        let place = Place::Blob(root, "x".into(), Limits::default().max_bytes as u64 + 1);
         let source = Source { path: "x".into(), file_name: "x".into(), explicit: true, place };
         assert!(source.read().await.unwrap().unwrap_err().starts_with("is larger than"));
     }

@@ -75,6 +75,20 @@ impl PickleError {
     }
 }
 
+/// A model as a pickle has it, see [`read_model`], and what its training data called its features, if they had names.
+///
+/// # Errors
+/// As for [`read_model`].
+pub fn read(bytes: &[u8]) -> Result<(Model, Option<Vec<String>>), PickleError> {
+    if let Some(kind) = other_format(bytes) {
+        return Err(PickleError::Format(format!(
+            "is {kind}, not a plain pickle: write it with pickle.dump(model, file) or joblib.dump(model, path)"
+        )));
+    }
+    let tree = Tree::read(bytes)?;
+    Ok((sklearn::model(&tree)?, sklearn::feature_names(&tree)))
+}
+
 /// Reads a fitted `OneClassSVM`, alone or behind a `StandardScaler` in a `Pipeline`, from a pickle of protocol 0 to 5
 /// or an uncompressed joblib file.
 ///
@@ -83,13 +97,7 @@ impl PickleError {
 /// for each of at most [`opcodes::MAX_OPCODES`] opcodes, and for the array being read twice what it takes as doubles
 /// (sixteen times its size in the file, if it is one of bytes).
 pub fn read_model(bytes: &[u8]) -> Result<Model, PickleError> {
-    if let Some(kind) = other_format(bytes) {
-        return Err(PickleError::Format(format!(
-            "is {kind}, not a plain pickle: write it with pickle.dump(model, file) or joblib.dump(model, path)"
-        )));
-    }
-    let tree = Tree::read(bytes)?;
-    sklearn::model(&tree)
+    read(bytes).map(|(model, _)| model)
 }
 
 /// Files that people give for pickles, by their first bytes.

@@ -8,6 +8,9 @@ use fleetscore_kernel::{Kernel, Model};
 /// Most attributes of an estimator, which has about thirty.
 const MAX_ATTRIBUTES: usize = 256;
 
+/// Most steps of a pipeline that are looked at: two can be imported.
+const MAX_STEPS: usize = 16;
+
 type Result<T> = std::result::Result<T, PickleError>;
 
 /// The model a pickle is of: a `OneClassSVM`, or a `Pipeline` of at most a `StandardScaler` and one.
@@ -26,13 +29,29 @@ pub fn model(tree: &Tree<'_>) -> Result<Model> {
     }
 }
 
+/// What the columns were called that the model was fitted on (`feature_names_in_`, since scikit-learn 1.0); of a
+/// `Pipeline`, its first estimator knows.
+pub fn feature_names(tree: &Tree<'_>) -> Option<Vec<String>> {
+    let root = Estimator::of(tree, tree.root, "the pickle").ok()?;
+    let named = |e: &Estimator<'_, '_>| numpy::texts(tree, e.get("feature_names_in_")?);
+    if root.class != Global::Pipeline {
+        return named(&root);
+    }
+    let steps = tree.sequence(root.get("steps")?)?.iter().take(MAX_STEPS);
+    let estimators = steps.filter_map(|step| match tree.sequence(*step) {
+        Some([_, step]) => Estimator::of(tree, *step, "a step").ok(),
+        _ => None,
+    });
+    estimators.map(|e| named(&e)).find(Option::is_some).flatten()
+}
+
 fn pipeline(root: &Estimator<'_, '_>) -> Result<Model> {
     let tree = root.tree;
     let wrong = |what: String| PickleError::attribute("Pipeline.steps", what);
     let steps = root.required("steps")?;
     let steps = tree.sequence(steps).ok_or_else(|| wrong("is not a list".into()))?;
     let mut estimators = Vec::new();
-    for (i, step) in steps.iter().enumerate().take(16) {
+    for (i, step) in steps.iter().enumerate().take(MAX_STEPS) {
         let Some([_, step]) = tree.sequence(*step) else {
             return Err(wrong(format!("[{i}] is not a pair of a name and an estimator")));
         };

@@ -12,6 +12,9 @@ pub struct Array {
     pub data: Vec<f64>,
 }
 
+/// Longest name of a feature, in bytes.
+const MAX_NAME: usize = 256;
+
 /// What is wrong with an array; completes "`attribute` …".
 type Result<T> = std::result::Result<T, String>;
 
@@ -59,6 +62,32 @@ pub fn number<'a>(tree: &Tree<'a>, value: Value<'a>) -> Result<f64> {
         [v] => Ok(v),
         ref many => Err(format!("has {} values instead of one", many.len())),
     }
+}
+
+/// The texts of an array of objects, if it is one of texts only.
+pub(crate) fn texts<'a>(tree: &Tree<'a>, value: Value<'a>) -> Option<Vec<String>> {
+    let mut object = tree.object(value)?;
+    if object.class == Global::JoblibArray {
+        object = tree.object(*object.args.first()?)?;
+    }
+    let Some([_, _, dtype, _, items]) = object.state.and_then(|s| tree.sequence(s)) else { return None };
+    let items = tree.sequence(*items)?;
+    if !is_objects(tree, *dtype) || items.len() > fleetscore_kernel::MAX_FEATURES {
+        return None;
+    }
+    items.iter().map(|item| tree.text(*item).filter(|t| t.len() <= MAX_NAME).map(str::to_owned)).collect()
+}
+
+/// Whether a dtype is of Python objects.
+fn is_objects<'a>(tree: &Tree<'a>, dtype: Value<'a>) -> bool {
+    let name =
+        tree.object(dtype).filter(|o| o.class == Global::Dtype).and_then(|o| tree.text(*o.args.first()?));
+    name.is_some_and(|n| n.trim_start_matches('|').starts_with('O'))
+}
+
+/// Whether a joblib array is one of Python objects, which are written as a pickle of their own.
+pub(crate) fn joblib_of_objects<'a>(tree: &Tree<'a>, state: Value<'a>) -> bool {
+    tree.entry(state, "dtype").is_some_and(|dtype| is_objects(tree, dtype))
 }
 
 /// `_reconstruct(ndarray, (0,), b'b')` with the state (version, shape, dtype, is_fortran, data).

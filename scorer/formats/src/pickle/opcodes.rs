@@ -170,9 +170,11 @@ impl<'a> Tree<'a> {
             memo: HashMap::new(),
             calls: 0,
             joblib_arrays: 0,
+            opcodes: 0,
+            inner: false,
             tree: Self { nodes: Vec::new(), root: Value::None },
         };
-        machine.run()?;
+        machine.tree.root = machine.run()?;
         Ok(machine.tree)
     }
 
@@ -263,17 +265,22 @@ struct Machine<'a> {
     calls: usize,
     /// Those of them that are joblib arrays and were measured.
     joblib_arrays: usize,
+    /// Opcodes read.
+    opcodes: usize,
+    /// Whether this is the pickle of a joblib array of objects, within the file's own.
+    inner: bool,
     tree: Tree<'a>,
 }
 
 impl<'a> Machine<'a> {
-    fn run(&mut self) -> Result<()> {
-        for _ in 0..MAX_OPCODES {
+    /// Up to STOP: the value that is left.
+    fn run(&mut self) -> Result<Value<'a>> {
+        while self.opcodes < MAX_OPCODES {
+            self.opcodes += 1;
             self.at = self.pos;
             let opcode = self.bytes(1)?[0];
             if opcode == b'.' {
-                self.tree.root = self.pop()?;
-                return Ok(());
+                return self.pop();
             }
             if !(self.literal(opcode)? || self.container(opcode)? || self.memo_or_stack(opcode)?) {
                 self.object_opcode(opcode)?;
@@ -530,6 +537,17 @@ impl<'a> Machine<'a> {
         }
         object.state = Some(given);
         if object.class == Global::JoblibArray {
+            self.joblib_arrays += 1;
+            self.at_most(self.joblib_arrays, MAX_JOBLIB_ARRAYS, "joblib arrays")?;
+            let pairs = self.tree.pairs(given).unwrap_or(0);
+            self.at_most(pairs, MAX_JOBLIB_PAIRS, "attributes of a joblib array")?;
+            if numpy::joblib_of_objects(&self.tree, given) {
+                let array = self.joblib_objects()?;
+                if let Some(Node::Object(object)) = self.tree.nodes.get_mut(index) {
+                    object.args = vec![array];
+                }
+                return Ok(());
+            }
             let raw = self.joblib_bytes(given)?;
             if let Some(Node::Object(object)) = self.tree.nodes.get_mut(index) {
                 object.raw = Some(raw);
@@ -541,10 +559,6 @@ impl<'a> Machine<'a> {
     /// joblib writes an array's bytes right after its wrapper's BUILD: a byte that counts the padding, the padding,
     /// the data (`joblib/numpy_pickle.py`, `NumpyArrayWrapper.read_array`).
     fn joblib_bytes(&mut self, state: Value<'a>) -> Result<&'a [u8]> {
-        self.joblib_arrays += 1;
-        self.at_most(self.joblib_arrays, MAX_JOBLIB_ARRAYS, "joblib arrays")?;
-        let pairs = self.tree.pairs(state).unwrap_or(0);
-        self.at_most(pairs, MAX_JOBLIB_PAIRS, "attributes of a joblib array")?;
         let size = numpy::joblib_size(&self.tree, state)
             .map_err(|e| self.malformed(format!("a joblib array ({e})")))?;
         if self.tree.entry(state, "numpy_array_alignment_bytes").is_some_and(|v| v != Value::None) {
@@ -552,6 +566,23 @@ impl<'a> Machine<'a> {
             self.bytes(padding)?;
         }
         self.bytes(size)
+    }
+
+    /// An array of objects is a pickle of its own there, with a stack and a memo of its own.
+    fn joblib_objects(&mut self) -> Result<Value<'a>> {
+        if self.inner {
+            return Err(self.malformed("a joblib array of objects within another one"));
+        }
+        let outer = (
+            std::mem::take(&mut self.stack),
+            std::mem::take(&mut self.marks),
+            std::mem::take(&mut self.memo),
+        );
+        self.inner = true;
+        let array = self.run()?;
+        self.inner = false;
+        (self.stack, self.marks, self.memo) = outer;
+        Ok(array)
     }
 
     fn at_most(&self, n: usize, limit: usize, what: &'static str) -> Result<()> {

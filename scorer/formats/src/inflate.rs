@@ -1,0 +1,40 @@
+//! Compressed joblib files: zlib and gzip streams, unpacked no further than a model can be.
+
+use crate::detect::{detect, is_deflated};
+use crate::{Format, FormatError, Limits};
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use std::io::Read;
+
+/// Small files may be as repetitive as they like.
+const ALWAYS: usize = 1 << 20;
+
+/// The stream in a compressed file; `None` where it is not compressed.
+///
+/// # Errors
+/// It is damaged, or unpacks to more than [`Limits::max_inflation`] allows.
+pub(crate) fn unpacked(bytes: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, FormatError> {
+    if !is_deflated(bytes) {
+        return Ok(None);
+    }
+    let limit = bytes.len().saturating_mul(limits.max_inflation).max(ALWAYS).min(limits.max_bytes);
+    let mut unpacked = Vec::new();
+    let read = if bytes.starts_with(b"\x1f\x8b") {
+        MultiGzDecoder::new(bytes).take(limit as u64 + 1).read_to_end(&mut unpacked)
+    } else {
+        ZlibDecoder::new(bytes).take(limit as u64 + 1).read_to_end(&mut unpacked)
+    };
+    if let Err(e) = read {
+        return Err(FormatError::Inflate(e.to_string()));
+    }
+    if unpacked.len() > limit {
+        return Err(FormatError::Bomb { limit, packed: bytes.len() });
+    }
+    match detect(&unpacked, "") {
+        Ok(Format::Pickle | Format::Joblib) if !is_deflated(&unpacked) => Ok(Some(unpacked)),
+        Ok(Format::Onnx) => Err(FormatError::Packed { kind: "ONNX" }),
+        Ok(Format::Json) => Err(FormatError::Packed { kind: "JSON" }),
+        Ok(Format::Parquet) => Err(FormatError::Packed { kind: "Parquet" }),
+        Ok(_) => Err(FormatError::Packed { kind: "more than once" }),
+        Err(other) => Err(other),
+    }
+}

@@ -1,0 +1,193 @@
+//! One-class SVMs out of ONNX files, as `skl2onnx` writes them: the numbers are read from the graph, which is never run.
+//!
+//! The graph of `OneClassSVM` is a node `SVMRegressor`; a `StandardScaler` before it is a node `Scaler`, or `Sub` and
+//! `Div` where the input is float64; several inputs are joined by `FeatureVectorizer` or `Concat`; `Cast`, `Sign` and
+//! `Identity` surround them. Any other node is refused by name. The numbers of `SVMRegressor` are float32 whatever the
+//! input is, and so the model's decisions are those of a rounded model.
+
+mod graph;
+mod wire;
+
+use crate::numbers;
+use fleetscore_kernel::{Kernel, Model};
+use graph::{Graph, Node};
+
+/// Why an ONNX file is refused. The texts complete the sentence "model_1_1.onnx …".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// The file ends in the middle.
+    #[error("is cut short: {wanted} more bytes are wanted at offset {at}, and {left} are left")]
+    Truncated {
+        /// Where the reading stood.
+        at: usize,
+        /// How many bytes are needed there.
+        wanted: u64,
+        /// How many there are in the message around it.
+        left: usize,
+    },
+    /// It is no protocol buffer, or not one of a model.
+    #[error("is not a well-formed ONNX file: {what} at offset {at}")]
+    Malformed {
+        /// What is wrong.
+        what: String,
+        /// Offset in bytes.
+        at: usize,
+    },
+    /// It has a node that is not part of the models that can be imported.
+    #[error("has the node `{op}` at offset {at}, {why}")]
+    Node {
+        /// Its operator, with the domain where that is not ONNX's own.
+        op: String,
+        /// Offset of the node.
+        at: usize,
+        /// Why it is refused.
+        why: String,
+    },
+    /// The model's parts are wrong, or there are none.
+    #[error("{0}")]
+    Graph(String),
+    /// An attribute is missing or wrong.
+    #[error("`{attribute}` {what}")]
+    Attribute {
+        /// Operator and attribute.
+        attribute: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+type Result<T> = std::result::Result<T, OnnxError>;
+
+const ML: &str = "ai.onnx.ml";
+
+/// The model in an ONNX file, and the names of its inputs where each feature has its own.
+pub(crate) fn read(bytes: &[u8]) -> Result<(Model, Option<Vec<String>>)> {
+    let mut graph = Graph::read(bytes)?;
+    let svm = graph.the_svm()?;
+    let mut model = machine(&graph.nodes[svm])?;
+    let input = *graph.nodes[svm].inputs.first().ok_or_else(|| wrong("SVMRegressor", "has no input"))?;
+    let (steps, names) = graph.steps_before(svm, input)?;
+    graph.only_labels_after(svm)?;
+    graph.nothing_left()?;
+    let mut affine = Affine { features: model.features, mean: None, scale: None };
+    for step in steps {
+        affine.then(step)?;
+    }
+    model.mean = affine.mean.unwrap_or_default();
+    model.scale = affine.scale.unwrap_or_default();
+    if let Some(names) = &names
+        && names.len() != model.features
+    {
+        let what = format!("are {}, and the SVMRegressor takes {} features", names.len(), model.features);
+        return Err(wrong("inputs", what));
+    }
+    if names.is_none()
+        && let Some(width) = graph.width
+        && width != model.features as i64
+    {
+        let what = format!("has {width} columns, and the SVMRegressor takes {} features", model.features);
+        return Err(wrong("input", what));
+    }
+    model.validate().map_err(|e| OnnxError::Graph(format!("cannot be scored: {e}")))?;
+    Ok((model, names))
+}
+
+fn wrong(attribute: impl Into<String>, what: impl Into<String>) -> OnnxError {
+    OnnxError::Attribute { attribute: attribute.into(), what: what.into() }
+}
+
+/// What `SVMRegressor` says: Σᵢ coefficientsᵢ · k(x, support_vectorsᵢ) + rho (ONNX operators of `ai.onnx.ml`).
+fn machine(node: &Node<'_>) -> Result<Model> {
+    let missing = |name: &str| wrong(format!("SVMRegressor.{name}"), "is missing");
+    let floats = |name: &str| node.floats(name)?.ok_or_else(|| missing(name));
+    let count = node.integer("n_supports")?.unwrap_or(0);
+    let dual_coef = floats("coefficients")?;
+    if count <= 0 || usize::try_from(count) != Ok(dual_coef.len()) {
+        let what = format!("is {count}, and there are {} coefficients", dual_coef.len());
+        return Err(wrong("SVMRegressor.n_supports", what));
+    }
+    let support_vectors = floats("support_vectors")?;
+    if support_vectors.is_empty() || !support_vectors.len().is_multiple_of(dual_coef.len()) {
+        let what =
+            format!("has {} numbers, which are not rows for {count} support vectors", support_vectors.len());
+        return Err(wrong("SVMRegressor.support_vectors", what));
+    }
+    let [intercept] = floats("rho")?[..] else {
+        return Err(wrong("SVMRegressor.rho", "has not one value"));
+    };
+    let transform = node.text("post_transform")?.unwrap_or("NONE");
+    if transform != "NONE" {
+        let what = format!("is '{}': NONE is wanted", graph::shown(transform));
+        return Err(wrong("SVMRegressor.post_transform", what));
+    }
+    let features = support_vectors.len() / dual_coef.len();
+    let kernel = kernel(node)?;
+    Ok(Model { features, mean: vec![], scale: vec![], kernel, support_vectors, dual_coef, rho: -intercept })
+}
+
+fn kernel(node: &Node<'_>) -> Result<Kernel> {
+    let params = || match node.floats("kernel_params")?.as_deref() {
+        Some(&[gamma, coef0, degree]) => Ok((gamma, coef0, degree)),
+        _ => Err(wrong("SVMRegressor.kernel_params", "has not the three values gamma, coef0 and degree")),
+    };
+    Ok(match node.text("kernel_type")?.unwrap_or("LINEAR") {
+        "RBF" => Kernel::Rbf { gamma: params()?.0 },
+        "LINEAR" => Kernel::Linear,
+        "POLY" => {
+            let (gamma, coef0, degree) = params()?;
+            let degree = numbers::degree(degree)
+                .map_err(|e| OnnxError::Graph(format!("has, in `SVMRegressor.kernel_params`: {e}")))?;
+            Kernel::Poly { gamma, coef0, degree }
+        }
+        "SIGMOID" => {
+            let (gamma, coef0, _) = params()?;
+            Kernel::Sigmoid { gamma, coef0 }
+        }
+        other => {
+            let what = format!("is '{}': RBF, LINEAR, POLY and SIGMOID are known", graph::shown(other));
+            return Err(wrong("SVMRegressor.kernel_type", what));
+        }
+    })
+}
+
+/// One operation on each feature, in the order they are applied.
+enum Step {
+    Subtract(Vec<f64>),
+    Divide(Vec<f64>),
+}
+
+/// (x − mean) / scale, put together from steps.
+struct Affine {
+    features: usize,
+    mean: Option<Vec<f64>>,
+    scale: Option<Vec<f64>>,
+}
+
+impl Affine {
+    fn then(&mut self, step: Step) -> Result<()> {
+        let n = self.features;
+        let (Step::Subtract(values) | Step::Divide(values)) = &step;
+        let wide: Vec<f64> = match values[..] {
+            [one] => vec![one; n],
+            ref many if many.len() == n => many.to_vec(),
+            ref many => {
+                let what = format!("have {} values, and the SVMRegressor takes {n} features", many.len());
+                return Err(wrong("the constants of the scaling", what));
+            }
+        };
+        match (step, &mut self.mean, &mut self.scale) {
+            (Step::Subtract(_), mean @ None, None) => *mean = Some(wide),
+            (Step::Subtract(_), mean, scale) => {
+                // (x − m)/s − v = (x − (m + v·s))/s
+                let mean = mean.get_or_insert_with(|| vec![0.0; n]);
+                for (i, (m, v)) in mean.iter_mut().zip(wide).enumerate() {
+                    *m += v * scale.as_ref().map_or(1.0, |s| s[i]);
+                }
+            }
+            (Step::Divide(_), _, scale @ None) => *scale = Some(wide),
+            (Step::Divide(_), _, Some(scale)) => scale.iter_mut().zip(wide).for_each(|(s, v)| *s *= v),
+        }
+        Ok(())
+    }
+}
