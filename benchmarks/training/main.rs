@@ -8,7 +8,7 @@ use clap::Parser;
 use compare::{Compared, Found, compare};
 use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
 use fleetscore_benchmarks::{Result, child};
-use fleetscore_fit::{FitOptions, Gamma, fit};
+use fleetscore_fit::{FitError, FitOptions, Gamma, MAX_ITERATIONS, fit};
 use sets::{ROWS, Set, TOLERANCES, sets};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -51,7 +51,7 @@ fn run(args: &Args) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
     let sets = sets(args.sets, args.seed);
     write(folder.path(), &sets)?;
-    let ours: Vec<Found> = sets.iter().map(|set| fitted(set, args.repeats)).collect::<Result<_>>()?;
+    let ours: Vec<Option<Found>> = sets.iter().map(|set| fitted(set, args.repeats)).collect::<Result<_>>()?;
     let mut peer = Command::new(&args.python);
     peer.arg(&args.peer).arg(folder.path()).arg(args.repeats.max(1).to_string());
     // One core, as ours.
@@ -59,18 +59,23 @@ fn run(args: &Args) -> Result<()> {
         peer.env(threads, "1");
     }
     let versions = child::succeed(&mut peer)?.stdout;
-    let mut compared = Vec::new();
-    for (n, (set, ours)) in sets.iter().zip(&ours).enumerate() {
-        let theirs = read(&folder.path().join(format!("{n}.found")), set)?;
-        compared.push(compare(set, ours, &theirs).map_err(|e| format!("set {n}, {}: {e}", set.kind))?);
+    let (mut compared, mut kept, mut given_up) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, (set, ours)) in sets.into_iter().zip(&ours).enumerate() {
+        let theirs = read(&folder.path().join(format!("{n}.found")), &set)?;
+        let Some(ours) = ours else {
+            given_up.push((set, theirs.seconds));
+            continue;
+        };
+        compared.push(compare(&set, ours, &theirs).map_err(|e| format!("set {n}, {}: {e}", set.kind))?);
+        kept.push(set);
     }
-    report(args, versions.trim(), &sets, &compared).publish(args.json.as_deref())?;
+    report(args, versions.trim(), &kept, &compared, &given_up).publish(args.json.as_deref())?;
     let wrong: Vec<String> = compared.iter().filter_map(|c| c.wrong.clone()).collect();
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
-/// Fits one set; the fastest of some times.
-fn fitted(set: &Set, repeats: usize) -> Result<Found> {
+/// Fits one set; the fastest of some times. `None` where the solver used up its steps.
+fn fitted(set: &Set, repeats: usize) -> Result<Option<Found>> {
     let options = FitOptions {
         nu: set.nu,
         gamma: Gamma::Scale,
@@ -81,7 +86,10 @@ fn fitted(set: &Set, repeats: usize) -> Result<Found> {
     let mut best: Option<(f64, fleetscore_fit::Fitted)> = None;
     for _ in 0..repeats.max(1) {
         let begun = Instant::now();
-        let fitted = fit(&set.rows, set.features, &options).map_err(|e| format!("{}: {e}", set.kind))?;
+        let fitted = match fit(&set.rows, set.features, &options) {
+            Err(FitError::OutOfSteps { .. }) => return Ok(None),
+            fitted => fitted.map_err(|e| format!("{}: {e}", set.kind))?,
+        };
         let seconds = begun.elapsed().as_secs_f64();
         if best.as_ref().is_none_or(|(least, _)| seconds < *least) {
             best = Some((seconds, fitted));
@@ -92,7 +100,7 @@ fn fitted(set: &Set, repeats: usize) -> Result<Found> {
     let mut raw = fitted.model.clone();
     raw.rho = fitted.solver_rho;
     let decide = |values: &[f64]| values.chunks_exact(set.features).map(|x| raw.decision(x)).collect();
-    Ok(Found {
+    Ok(Some(Found {
         seconds,
         vectors: fitted.model.dual_coef.len(),
         rows: decide(&set.rows),
@@ -100,7 +108,7 @@ fn fitted(set: &Set, repeats: usize) -> Result<Found> {
         // What is added to a decision by the border that we set.
         border: fitted.solver_rho - fitted.model.rho,
         steps: Some(fitted.steps),
-    })
+    }))
 }
 
 fn write(folder: &Path, sets: &[Set]) -> Result<()> {
@@ -124,7 +132,13 @@ fn read(file: &Path, set: &Set) -> Result<Found> {
     Ok(Found { seconds, vectors: vectors as usize, rows, points, border: 0.0, steps: None })
 }
 
-fn report(args: &Args, versions: &str, sets: &[Set], compared: &[Compared]) -> Report {
+fn report(
+    args: &Args,
+    versions: &str,
+    sets: &[Set],
+    compared: &[Compared],
+    given_up: &[(Set, f64)],
+) -> Report {
     let mut report = Report::new("Fits beside scikit-learn's");
     report.setting("beside", format!("{versions}; one thread each, one after the other"));
     report.setting(
@@ -134,7 +148,18 @@ fn report(args: &Args, versions: &str, sets: &[Set], compared: &[Compared]) -> R
             args.repeats
         ),
     );
-    report.setting("data", format!("{} sets by seed {}", sets.len(), args.seed));
+    report.setting("data", format!("{} sets by seed {}", sets.len() + given_up.len(), args.seed));
+    for (set, seconds) in given_up {
+        let (kind, rows, nu) = (set.kind, set.count(), set.nu);
+        report.setting(
+            "given up",
+            format!(
+                "{kind}, {rows} rows, nu {nu}, tolerance {:e}: not solved in our {MAX_ITERATIONS} steps; \
+                 scikit-learn took {seconds:.2} s",
+                set.tolerance
+            ),
+        );
+    }
     report.table(decisions(sets, compared));
     report.table(borders(sets, compared));
     report.table(speed(sets, compared));

@@ -25,7 +25,7 @@ pub const MAX_ROWS: usize = 5_000;
 
 /// Steps after which a fit is given up where nothing else is said.
 ///
-/// Fits of 50 to 2,000 rows take some hundred steps, with a tolerance of 1e-7 at times 80,000 (`benchmarks/training`). A
+/// Fits of 50 to 2,000 rows take some hundred steps, with a tolerance of 1e-7 at times 80,000, rarely more (`benchmarks/training`). A
 /// step costs about 10 ns a row, so that this many take some seconds for 1,000 rows and half a minute for
 /// [`MAX_ROWS`].
 pub const MAX_ITERATIONS: u64 = 200_000;
@@ -118,7 +118,8 @@ pub enum FitError {
     Option(String),
     /// The solver did not converge.
     #[error(
-        "the solver has not converged after {steps} steps: raise the tolerance or nu, or give it fewer rows"
+        "the solver has not converged after {steps} steps: raise the tolerance or nu, give it fewer rows, or allow more \
+         steps (--max-iterations)"
     )]
     OutOfSteps {
         /// The limit.

@@ -138,25 +138,22 @@ impl Job {
 
     /// Looks at the chunks that are there; what is behind one that cannot be read is of no use.
     async fn count(&mut self) -> Result<()> {
-        let mut useless = None;
+        let mut useless = false;
         for object in self.blobs.list(&self.folder).await? {
             if !object.name.contains("/chunk-") {
                 continue;
             }
-            let whole = match useless {
-                Some(()) => None,
-                None => self.read(self.chunks).await?.filter(|c| c.after == self.last),
-            };
-            match whole {
-                Some(chunk) if object.name == self.object(self.chunks) => {
-                    self.took(&chunk);
-                }
-                _ => {
-                    useless = Some(());
-                    let path = self.blobs.path(&object.name);
-                    self.blobs.store.delete(&path).await.map_err(|e| self.blobs.error(&object.name, e))?;
+            if !useless && object.name == self.object(self.chunks) {
+                match self.read(self.chunks).await?.filter(|c| c.after == self.last) {
+                    Some(chunk) => {
+                        self.took(&chunk);
+                        continue;
+                    }
+                    None => useless = true,
                 }
             }
+            let path = self.blobs.path(&object.name);
+            self.blobs.store.delete(&path).await.map_err(|e| self.blobs.error(&object.name, e))?;
         }
         Ok(())
     }
