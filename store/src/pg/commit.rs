@@ -349,14 +349,23 @@ impl Merge<'_> {
     /// Writes what the stretch up to `end` comes to.
     async fn apply(&mut self, found: Difference, end: i32) -> Result<()> {
         let start = Us::from(self.task.interval.start);
-        let delete = "DELETE FROM prediction_data WHERE schedule = $1 AND window_start = $2 AND series_id";
-        if !found.gone.is_empty() && found.kept == 0 {
-            // A range of the key costs less than its rows one by one.
-            let statement = self.tx.prepare_cached(&format!("{delete} > $3 AND series_id <= $4")).await?;
-            self.tx.execute(&statement, &[&self.task.schedule, &start, &self.below, &end]).await?;
-        } else if !found.gone.is_empty() {
-            let statement = self.tx.prepare_cached(&format!("{delete} = ANY($3)")).await?;
-            self.tx.execute(&statement, &[&self.task.schedule, &start, &found.gone]).await?;
+        if !found.gone.is_empty() {
+            // Where a stretch goes whole, its range alone: that costs less than rows one by one. Else the range keeps a
+            // planner without statistics from reading the whole interval for a few rows.
+            let some: Option<&[i32]> = (found.kept > 0).then_some(&found.gone);
+            let sql = "DELETE FROM prediction_data WHERE schedule = $1 AND window_start = $2
+                AND series_id > $3 AND series_id <= $4";
+            let (task, below) = (self.task, self.below);
+            match some {
+                None => {
+                    let statement = self.tx.prepare_cached(sql).await?;
+                    self.tx.execute(&statement, &[&task.schedule, &start, &below, &end]).await?
+                }
+                Some(some) => {
+                    let statement = self.tx.prepare_cached(&format!("{sql} AND series_id = ANY($5)")).await?;
+                    self.tx.execute(&statement, &[&task.schedule, &start, &below, &end, &some]).await?
+                }
+            };
         }
         let rows = found.rows.bytes_so_far();
         if !rows.is_empty() {

@@ -156,7 +156,8 @@ impl Reader {
         Ok(range.clone().map(|r| &self.data[r]))
     }
 
-    fn fixed<const N: usize>(&self, i: usize) -> Result<Option<[u8; N]>> {
+    /// The bytes of a field of a fixed width.
+    pub(super) fn bytes<const N: usize>(&self, i: usize) -> Result<Option<[u8; N]>> {
         match self.field(i)? {
             None => Ok(None),
             Some(raw) => raw.try_into().map(Some).map_err(StoreError::internal),
@@ -164,19 +165,19 @@ impl Reader {
     }
 
     pub(super) fn int2(&self, i: usize) -> Result<Option<i16>> {
-        Ok(self.fixed(i)?.map(i16::from_be_bytes))
+        Ok(self.bytes(i)?.map(i16::from_be_bytes))
     }
 
     pub(super) fn int4(&self, i: usize) -> Result<Option<i32>> {
-        Ok(self.fixed(i)?.map(i32::from_be_bytes))
+        Ok(self.bytes(i)?.map(i32::from_be_bytes))
     }
 
     pub(super) fn int8(&self, i: usize) -> Result<Option<i64>> {
-        Ok(self.fixed(i)?.map(i64::from_be_bytes))
+        Ok(self.bytes(i)?.map(i64::from_be_bytes))
     }
 
     pub(super) fn float8(&self, i: usize) -> Result<Option<f64>> {
-        Ok(self.fixed(i)?.map(f64::from_be_bytes))
+        Ok(self.bytes(i)?.map(f64::from_be_bytes))
     }
 
     pub(super) fn time(&self, i: usize) -> Result<Option<Timestamp>> {

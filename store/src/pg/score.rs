@@ -8,6 +8,7 @@ use crate::{BatchStream, Result, StoreError};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::time::Interval;
 use futures::StreamExt;
+use uuid::Uuid;
 
 pub(super) async fn stale_series(store: &PgStore, schedule: &str, interval: Interval) -> Result<u64> {
     let sql = "WITH w AS (
@@ -39,39 +40,56 @@ pub(super) async fn predictions<'a>(
     let quoted = quoted(&**client, schedule).await?;
     let select = format!(
         "SELECT p.window_end, n.device, n.sensor, p.value, p.prediction, p.decision, p.status, p.model_set, p.model,
-            p.window_version, p.run_id::text, p.scored_at, p.normal_range
+            p.window_version, p.run_id, p.scored_at, p.normal_range
         FROM prediction_data p JOIN series_data n ON n.id = p.series_id
         WHERE p.schedule = {quoted} AND p.window_start = {} ORDER BY n.device, n.sensor",
         literal(interval.start)
     );
-    let state = (Reader::new(client, &select).await?, schedule.to_owned());
-    Ok(futures::stream::try_unfold(state, move |(mut reader, schedule)| async move {
-        let batch = published(&mut reader, &schedule, interval).await?;
-        Ok::<_, StoreError>(batch.map(|b| (b, (reader, schedule))))
+    // The server's own `work_mem` is left alone: sorting a million of these rows in runs that fit into the processor's
+    // cache and merging them took 1.5 s of its time, one great sort in 512 MB of memory 4 s.
+    let reader = Reader::new(client, &select).await?;
+    let state =
+        Published { reader, schedule: schedule.to_owned(), interval, run: (Uuid::nil(), String::new()) };
+    Ok(futures::stream::try_unfold(state, |mut state| async move {
+        let batch = state.batch().await?;
+        Ok::<_, StoreError>(batch.map(|b| (b, state)))
     })
     .boxed())
 }
 
-async fn published(reader: &mut Reader, schedule: &str, interval: Interval) -> Result<Option<RecordBatch>> {
-    let mut builder = PublishedBuilder::new(schedule, interval.start);
-    let mut rows = 0;
-    while rows < BATCH_ROWS && reader.next().await? {
-        builder.push(&PublishedRow {
-            window_end: known(reader.time(0)?)?,
-            device: known(reader.text(1)?)?,
-            sensor: known(reader.text(2)?)?,
-            value: reader.float8(3)?,
-            prediction: reader.int2(4)?,
-            decision: reader.float8(5)?,
-            status: known(reader.text(6)?)?,
-            model_set: reader.int8(7)?,
-            model: reader.text(8)?,
-            window_version: known(reader.int8(9)?)?,
-            run_id: known(reader.text(10)?)?,
-            scored_at: known(reader.time(11)?)?,
-            normal_range: reader.text(12)?,
-        });
-        rows += 1;
+struct Published {
+    reader: Reader,
+    schedule: String,
+    interval: Interval,
+    /// The run of the row before, with its text: neighbours mostly share it.
+    run: (Uuid, String),
+}
+
+impl Published {
+    async fn batch(&mut self) -> Result<Option<RecordBatch>> {
+        let mut builder = PublishedBuilder::new(&self.schedule, self.interval.start);
+        let reader = &mut self.reader;
+        while builder.len() < BATCH_ROWS && reader.next().await? {
+            let run = Uuid::from_bytes(known(reader.bytes(10)?)?);
+            if self.run.0 != run || self.run.1.is_empty() {
+                self.run = (run, run.to_string());
+            }
+            builder.push(&PublishedRow {
+                window_end: known(reader.time(0)?)?,
+                device: known(reader.text(1)?)?,
+                sensor: known(reader.text(2)?)?,
+                value: reader.float8(3)?,
+                prediction: reader.int2(4)?,
+                decision: reader.float8(5)?,
+                status: known(reader.text(6)?)?,
+                model_set: reader.int8(7)?,
+                model: reader.text(8)?,
+                window_version: known(reader.int8(9)?)?,
+                run_id: &self.run.1,
+                scored_at: known(reader.time(11)?)?,
+                normal_range: reader.text(12)?,
+            });
+        }
+        if builder.len() == 0 { Ok(None) } else { Ok(Some(builder.finish()?)) }
     }
-    if rows == 0 { Ok(None) } else { Ok(Some(builder.finish()?)) }
 }

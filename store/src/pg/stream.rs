@@ -1,9 +1,10 @@
 //! Positions, claims, signs of life, and the ids of series.
 
 use super::PgStore;
+use super::copy::copy_in;
 use super::copy_out::{Reader, known};
 use super::migrate::{Lock, lock};
-use super::types::{RowExt, Us, us};
+use super::types::{RowExt, Us, series_id, us};
 use super::watch::ending_blockers;
 use crate::batch::{BATCH_ROWS, SeriesBuilder};
 use crate::{BatchStream, Claim, Heartbeat, Outcome, Progress, ProgressRow, Result, StoreError};
@@ -180,15 +181,21 @@ pub(super) async fn lookup(
     }
     let devices: Vec<&str> = names.iter().map(|n| n.device.as_str()).collect();
     let sensors: Vec<&str> = names.iter().map(|n| n.sensor.as_str()).collect();
-    let sql = "SELECT a.i, s.id FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a(device, sensor, i)
-        JOIN series_data s ON s.device = a.device AND s.sensor = a.sensor";
-    let mut ids = vec![None; names.len()];
-    for row in client.query(sql, &[&devices, &sensors]).await? {
-        let (at, id): (i64, i32) = (row.at(0)?, row.at(1)?);
-        // Ordinality counts the names from 1; ids are positive.
-        ids[(at - 1) as usize] = Some(id as SeriesId);
+    // A subquery is one look-up in the key for each name, whatever the planner thinks of their number; a join may read
+    // all series for each call. One array comes back instead of a row for each name.
+    let sql = "SELECT ARRAY(
+            SELECT (SELECT s.id FROM series_data s WHERE s.device = a.device AND s.sensor = a.sensor)
+            FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a(device, sensor, i) ORDER BY a.i)";
+    let ids: Vec<Option<i32>> = client.query_one(sql, &[&devices, &sensors]).await?.at(0)?;
+    if ids.len() != names.len() {
+        return Err(StoreError::internal(format!("{} ids came for {} names", ids.len(), names.len())));
     }
-    Ok(ids)
+    Ok(ids.into_iter().map(|id| id.map(|id| id as SeriesId)).collect()) // positive as stored
+}
+
+/// The highest id; 0 before the first. No row is ever deleted, so it is also the number of series.
+async fn last_series(client: &impl GenericClient) -> Result<i32> {
+    client.query_one("SELECT coalesce(max(id), 0) FROM series_data", &[]).await?.at(0)
 }
 
 pub(super) async fn intern(
@@ -197,39 +204,49 @@ pub(super) async fn intern(
     max_series: u32,
 ) -> Result<Vec<Option<SeriesId>>> {
     let mut client = store.client().await?;
-    let known = lookup(&**client, names).await?;
-    if known.iter().all(Option::is_some) {
-        return Ok(known);
+    let seen = last_series(&**client).await?;
+    let mut ids = lookup(&**client, names).await?;
+    if ids.iter().all(Option::is_some) {
+        return Ok(ids);
     }
     let tx = client.transaction().await?;
     // One at a time: ids are dense and the bound holds for all processes together.
     lock(&tx, Lock::Intern).await?;
-    let known = lookup(&*tx, names).await?;
+    let last = last_series(&*tx).await?;
+    if last != seen {
+        // Others were here between the look and the lock.
+        ids = lookup(&*tx, names).await?;
+    }
     let new: BTreeSet<&SeriesName> =
-        names.iter().zip(&known).filter(|(_, id)| id.is_none()).map(|(n, _)| n).collect();
-    insert_series(&tx, new, max_series).await?;
-    let ids = lookup(&*tx, names).await?;
+        names.iter().zip(&ids).filter(|(_, id)| id.is_none()).map(|(n, _)| n).collect();
+    let limit = i32::try_from(max_series).unwrap_or(i32::MAX);
+    let room = usize::try_from(limit.saturating_sub(last)).unwrap_or(0);
+    // Ids are positive, and end well below what this type holds.
+    let new: HashMap<&SeriesName, SeriesId> =
+        new.into_iter().take(room).zip(last.unsigned_abs() + 1..).collect();
+    insert_series(&tx, &new).await?;
     tx.commit().await?;
+    for (id, name) in ids.iter_mut().zip(names).filter(|(id, _)| id.is_none()) {
+        *id = new.get(name).copied();
+    }
     Ok(ids)
 }
 
-async fn insert_series(tx: &Transaction<'_>, new: BTreeSet<&SeriesName>, max_series: u32) -> Result<()> {
-    let last: i32 = tx.query_one("SELECT coalesce(max(id), 0) FROM series_data", &[]).await?.at(0)?;
-    // No row is ever deleted, so the last id is their number.
-    let limit = i32::try_from(max_series).unwrap_or(i32::MAX);
-    let room = usize::try_from(limit.saturating_sub(last)).unwrap_or(0);
-    let new: Vec<&SeriesName> = new.into_iter().take(room).collect();
+async fn insert_series(tx: &Transaction<'_>, new: &HashMap<&SeriesName, SeriesId>) -> Result<()> {
     if new.is_empty() {
         return Ok(());
     }
-    let devices: Vec<&str> = new.iter().map(|n| n.device.as_str()).collect();
-    let sensors: Vec<&str> = new.iter().map(|n| n.sensor.as_str()).collect();
-    tx.execute(
-        "INSERT INTO series_data (id, device, sensor)
-         SELECT $1 + a.i, a.device, a.sensor
-         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS a(device, sensor, i)",
-        &[&i64::from(last), &devices, &sensors],
-    )
+    // In the order of ids, which is that of names: neighbours in both indexes.
+    let mut rows: Vec<(SeriesId, &SeriesName)> = new.iter().map(|(name, id)| (*id, *name)).collect();
+    rows.sort_unstable_by_key(|row| row.0);
+    let statement = "COPY series_data (id, device, sensor) FROM STDIN (FORMAT binary)";
+    copy_in(tx, statement, 0..rows.len(), |out, i| {
+        let (id, name) = rows[i];
+        out.row(3);
+        out.int4(series_id(id)?);
+        out.bytes(name.device.as_bytes())?;
+        out.bytes(name.sensor.as_bytes())
+    })
     .await?;
     Ok(())
 }

@@ -98,7 +98,8 @@ struct Replace<'a> {
     task: &'a Task,
     stored: CachedStatement<'a>,
     delete: CachedStatement<'a>,
-    put: CachedStatement<'a>,
+    insert: CachedStatement<'a>,
+    update: CachedStatement<'a>,
     /// Whether the interval had predictions.
     any: bool,
     /// Series up to this one are dealt with.
@@ -121,18 +122,27 @@ impl<'a> Replace<'a> {
         let delete = tx.prepare_cached(
             "DELETE FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?3",
         )?;
-        let mut put = tx.prepare_cached(
-            "INSERT OR REPLACE INTO prediction_data (schedule, window_start, window_end, run_id, scored_at, series_id,
-                 value, prediction, decision, status, model_set, model, window_version, normal_range)
+        // Not `INSERT OR REPLACE`: that opens a savepoint for every row.
+        let mut insert = tx.prepare_cached(
+            "INSERT INTO prediction_data (schedule, window_start, window_end, run_id, scored_at, series_id, value,
+                 prediction, decision, status, model_set, model, window_version, normal_range)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?;
-        // What all rows share stays bound.
-        put.raw_bind_parameter(1, task.schedule.as_str())?;
-        put.raw_bind_parameter(2, start)?;
-        put.raw_bind_parameter(3, task.interval.end.0)?;
-        put.raw_bind_parameter(4, task.run_id.to_string())?;
-        put.raw_bind_parameter(5, now.0)?;
-        Ok(Self { task, stored, delete, put, any, below: 0, changed: false })
+        let mut update = tx.prepare_cached(
+            "UPDATE prediction_data SET window_end = ?3, run_id = ?4, scored_at = ?5, value = ?7, prediction = ?8,
+                 decision = ?9, status = ?10, model_set = ?11, model = ?12, window_version = ?13, normal_range = ?14
+             WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?6",
+        )?;
+        let run_id = task.run_id.to_string();
+        for put in [&mut insert, &mut update] {
+            // What all rows share stays bound.
+            put.raw_bind_parameter(1, task.schedule.as_str())?;
+            put.raw_bind_parameter(2, start)?;
+            put.raw_bind_parameter(3, task.interval.end.0)?;
+            put.raw_bind_parameter(4, run_id.as_str())?;
+            put.raw_bind_parameter(5, now.0)?;
+        }
+        Ok(Self { task, stored, delete, insert, update, any, below: 0, changed: false })
     }
 
     /// Replaces the stretch of series up to the batch's last; `None` is all that are left.
@@ -150,8 +160,10 @@ impl<'a> Replace<'a> {
                 let key = params![self.task.schedule, self.task.interval.start.0, id];
                 self.delete.execute(key)?;
             }
-            for new in found.changed.into_iter().filter_map(row) {
-                self.put(&new)?;
+            for (at, stored) in found.changed {
+                if let Some(new) = row(at) {
+                    self.put(&new, stored)?;
+                }
             }
             match found.read_to {
                 Some(last) => self.below = last,
@@ -159,7 +171,7 @@ impl<'a> Replace<'a> {
             }
         }
         while let Some(new) = row(at) {
-            self.put(&new)?;
+            self.put(&new, false)?;
             at += 1;
         }
         self.below = upper;
@@ -183,14 +195,14 @@ impl<'a> Replace<'a> {
             let id: SeriesId = old.get(0)?;
             last = i64::from(id);
             while row(*at).is_some_and(|new| new.series < id) {
-                found.changed.push(*at);
+                found.changed.push((*at, false));
                 *at += 1;
             }
             match row(*at).filter(|new| new.series == id) {
                 None => found.gone.push(id),
                 Some(new) => {
                     if !is_stored(old, task, &new)? {
-                        found.changed.push(*at);
+                        found.changed.push((*at, true));
                     }
                     *at += 1;
                 }
@@ -200,9 +212,9 @@ impl<'a> Replace<'a> {
         Ok(found)
     }
 
-    fn put(&mut self, row: &Prediction<'_>) -> Result<()> {
+    fn put(&mut self, row: &Prediction<'_>, stored: bool) -> Result<()> {
         self.changed = true;
-        let put = &mut self.put;
+        let put = if stored { &mut self.update } else { &mut self.insert };
         put.raw_bind_parameter(6, row.series)?;
         put.raw_bind_parameter(7, row.value)?;
         put.raw_bind_parameter(8, row.prediction)?;
@@ -222,8 +234,8 @@ impl<'a> Replace<'a> {
 struct Difference {
     /// Series that are stored and no longer there.
     gone: Vec<SeriesId>,
-    /// Rows that are new or not as they are stored.
-    changed: Vec<usize>,
+    /// Rows that are new or not as they are stored, and whether they are stored.
+    changed: Vec<(usize, bool)>,
     /// The last stored series that was read, where there may be more behind it.
     read_to: Option<i64>,
 }
