@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_store::{Cell, QueryResult};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Rows under headings, for the terminal.
 pub(crate) fn table<R: IntoIterator<Item = Vec<String>>>(headings: &[&str], rows: R) -> String {
@@ -21,6 +21,108 @@ pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
         std::process::exit(0);
+    }
+}
+
+/// Rows under headings, straight to standard output: for more rows than a table in memory should have. The rows are
+/// gone through twice, first for the columns' widths.
+pub(crate) fn print_rows<R: Iterator<Item = Vec<String>>>(headings: &[&str], rows: impl Fn() -> R) {
+    let headings: Vec<String> = headings.iter().map(|h| h.to_uppercase()).collect();
+    let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
+    for row in rows() {
+        for (width, cell) in widths.iter_mut().zip(&row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut line = |cells: &[String]| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            // As `table` does it.
+            text.push_str(&format!(" {cell:<width$} "));
+        }
+        writeln!(out, "{}", text.trim_end())
+    };
+    let written = line(&headings).and_then(|()| rows().try_for_each(|row| line(&row)));
+    if written.and_then(|()| out.flush()).is_err() {
+        std::process::exit(0); // as for `print`
+    }
+}
+
+/// Text written piece by piece to standard output; a reader that went away ends the program quietly.
+pub(crate) struct Writer(std::io::BufWriter<std::io::Stdout>);
+
+impl Writer {
+    pub(crate) fn new() -> Self {
+        Self(std::io::BufWriter::new(std::io::stdout()))
+    }
+
+    pub(crate) fn write(&mut self, text: &str) {
+        if self.0.write_all(text.as_bytes()).is_err() {
+            std::process::exit(0);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.0.flush().is_err() {
+            std::process::exit(0);
+        }
+    }
+}
+
+/// Says on a terminal that work goes on; nothing elsewhere. Gone when dropped.
+pub(crate) struct Spinner(Option<indicatif::ProgressBar>);
+
+impl Spinner {
+    pub(crate) fn start(what: &'static str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = indicatif::ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        Self(Some(bar))
+    }
+
+    /// How far it is.
+    pub(crate) fn say(&self, text: String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(text);
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A number of bytes as a person reads it.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Rows that are shown of many: what was asked for (0 = all), else so many on a terminal and all elsewhere.
+pub(crate) fn limit(asked: Option<usize>, on_terminal: usize) -> usize {
+    match asked {
+        Some(0) => usize::MAX,
+        Some(n) => n,
+        None if std::io::stdout().is_terminal() => on_terminal,
+        None => usize::MAX,
     }
 }
 
@@ -123,6 +225,12 @@ mod tests {
             columns: vec!["z".into(), "a".into()],
             rows: vec![vec![Cell::Text("x,\"y".into()), Cell::Float(0.1)], vec![Cell::Null, Cell::Int(-3)]],
         }
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        let texts = [0, 999, 1000, 143_260_000, 5_000_000_000_000_000].map(bytes);
+        assert_eq!(texts, ["0 B", "999 B", "1.0 kB", "143.3 MB", "5000.0 TB"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod golden;
 mod harness;
 mod kill;
 mod late;
+mod models;
 mod oracle;
 mod pickles;
 mod readme_sql;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         bad_lines::trials,
         blobs::trials,
         pickles::trials,
+        models::trials,
         readme_sql::trials,
         benchmarks::trials,
         conformance::trials,

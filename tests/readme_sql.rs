@@ -74,7 +74,7 @@ fn readme_sql(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
         let header = header.lines().next().unwrap_or_default();
         assert!(header.starts_with(columns), "{view}: {header}");
     }
-    for view in ["run_tasks", "model_sets", "loss_events", "schedules"] {
+    for view in ["run_tasks", "model_sets", "model_failures", "model_pins", "loss_events", "schedules"] {
         database.rows(&format!("SELECT * FROM {view}"))?;
     }
     assert_eq!(database.number("SELECT count(*) FROM windows WHERE NOT ready")?, 0, "all windows are ready");

@@ -10,6 +10,9 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::time::Instant;
 
+/// Times our job is done for each time of the scripts'.
+const OURS_A_ROUND: usize = 10;
+
 /// The reference's job: scripts against `fleetscore predict`.
 #[derive(Debug, Parser)]
 struct Args {
@@ -28,7 +31,7 @@ struct Args {
     /// Processes of Python at a time.
     #[arg(long, default_value_t = 2)]
     at_a_time: usize,
-    /// Times the scripts' job is done; ours is done ten times as often.
+    /// Rounds: the scripts once, ours ten times.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Makes models and readings.
@@ -86,9 +89,9 @@ fn run(args: &Args) -> Result<()> {
     report.setting(
         "repeats",
         format!(
-            "{} of the scripts, {} of ours, after one of each untimed; medians",
+            "{} of the scripts, {} of ours in turn, after one round untimed; medians",
             args.repeats,
-            args.repeats * 10
+            args.repeats * OURS_A_ROUND
         ),
     );
     let mut table = Table::new(
@@ -130,24 +133,24 @@ impl Job {
 /// Both ways, compared; adds a row and returns how many times faster ours is.
 fn measure(args: &Args, job: &Job, folder: &Path, table: &mut Table) -> Result<f64> {
     let (theirs_out, ours_out) = (folder.join("theirs"), folder.join("ours.csv"));
-    let mut theirs_s = Vec::new();
-    for repeat in 0..=args.repeats {
+    let (mut theirs_s, mut ours_s, mut peak) = (Vec::new(), Vec::new(), None);
+    // In turn, so that a machine that is busy for a while slows both; the first round is not counted.
+    for round in 0..=args.repeats {
         let _ = std::fs::remove_dir_all(&theirs_out);
         std::fs::create_dir(&theirs_out)?;
         let seconds = scripts(args, job, &theirs_out)?;
-        if repeat > 0 {
+        if round > 0 {
             theirs_s.push(seconds);
         }
-    }
-    let (mut ours_s, mut peak) = (Vec::new(), None);
-    for repeat in 0..=args.repeats * 10 {
-        let _ = std::fs::remove_file(&ours_out);
-        let mut command = Command::new(&args.fleetscore);
-        command.arg("predict").arg("--models").args(&job.models);
-        let ended = child::succeed(command.arg("--csv").arg(&job.csv).arg("--out").arg(&ours_out))?;
-        peak = peak.max(ended.memory.peak_bytes);
-        if repeat > 0 {
-            ours_s.push(ended.seconds);
+        for _ in 0..OURS_A_ROUND {
+            let _ = std::fs::remove_file(&ours_out);
+            let mut command = Command::new(&args.fleetscore);
+            command.arg("predict").arg("--models").args(&job.models);
+            let ended = child::succeed(command.arg("--csv").arg(&job.csv).arg("--out").arg(&ours_out))?;
+            peak = peak.max(ended.memory.peak_bytes);
+            if round > 0 {
+                ours_s.push(ended.seconds);
+            }
         }
     }
     let (rows, anomalies, differ) = compare(job, &theirs_out, &ours_out)?;

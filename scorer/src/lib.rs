@@ -7,6 +7,7 @@
 //! | [`plan`] | scoring: windows joined with models, one function over columns |
 //! | [`service`] | plans, scores and publishes for as long as the process lives |
 //! | [`range`] | scores a range of intervals once and ends |
+//! | [`diff`] | compares two model sets over a range of intervals |
 //! | [`output`] | publication to blob storage |
 //! | [`predict`] | scores rows of a file with models of files |
 //! | [`models`], [`blobs`] | model sets and where they lie |
@@ -14,6 +15,7 @@
 mod backoff;
 pub mod blobs;
 pub mod core;
+pub mod diff;
 pub mod error;
 pub mod models;
 pub mod output;

@@ -1,19 +1,21 @@
 //! Scoring a range of intervals once: backfill, re-score, and what cron calls.
 
-mod compare;
+pub(crate) mod compare;
+pub(crate) mod intervals;
 
 use crate::blobs::Blobs;
 use crate::core::data_only;
 use crate::error::{Result, ScorerError};
-use crate::readiness::{Horizon, Readiness, readiness};
+use crate::readiness::Horizon;
 use crate::service::{Options, Shared, publish_one, registry};
 use crate::sets::Loader;
 use crate::worker::{score_interval, work};
 use compare::{Change, compare, named};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::status::{RunCause, RunState};
-use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, windows_covering};
+use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_store::{NewRun, Outcome, Plan, RunCounts, RunFilter, RunRow, ScheduleRow, Store, StoreError};
+use intervals::{check_range, ready_ones, with_data};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -93,10 +95,6 @@ pub struct LabelChange {
     pub after: Option<(String, Option<i16>)>,
 }
 
-/// Intervals that are opened and worked on together.
-const BATCH: usize = 256;
-/// Panes read at once.
-const SCAN: usize = 2048;
 /// How often runs of other workers are looked at.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -137,31 +135,6 @@ pub(crate) async fn run_range_with(
     Ok(range.report)
 }
 
-/// The first start of an interval at or after this time.
-fn grid_start(t: Timestamp, hop: i64) -> Timestamp {
-    Timestamp((t.0 + hop - 1).div_euclid(hop) * hop)
-}
-
-/// Both ends are starts of intervals.
-fn check_range(schedule: &ScheduleRow, from: Timestamp, to: Timestamp) -> Result<()> {
-    let hop = schedule.spec.hop_us;
-    for (flag, t) in [("from", from), ("to", to)] {
-        if t.0.rem_euclid(hop) != 0 {
-            let below = Timestamp(t.0.div_euclid(hop) * hop);
-            let text = format!(
-                "{t} is not the start of an interval of schedule `{}`; the nearest are {below} and {}",
-                schedule.spec.name,
-                below.plus_us(hop)
-            );
-            return Err(ScorerError::usage(flag, text));
-        }
-    }
-    if from >= to {
-        return Err(ScorerError::usage("to", format!("it must lie behind `from`, {from}")));
-    }
-    Ok(())
-}
-
 async fn choose_set(store: &dyn Store, wanted: Option<i64>) -> Result<i64> {
     let found = match wanted {
         Some(version) => store.model_set(version).await?,
@@ -195,10 +168,13 @@ impl Range {
         let mut changes: Vec<Vec<Change>> = Vec::new();
         let mut cursor = self.options.from;
         while cursor < self.options.to && !self.shutdown.is_cancelled() {
-            let batch = self.next_batch(cursor, settings.grid()).await?;
+            let spec = &self.schedule.spec;
+            let batch = with_data(&*store, spec, cursor, self.options.to, settings.grid()).await?;
             let Some(last) = batch.last() else { break };
             cursor = last.start.plus_us(self.schedule.spec.hop_us);
-            let ready = self.ready(batch, settings.grid()).await?;
+            let (edges, unready) = (settings.grid().edges, &mut self.report.unready);
+            let judge = &self.options.scorer.readiness;
+            let ready = ready_ones(&*store, &self.schedule, judge, edges, batch, unready).await?;
             if self.options.dry_run {
                 for interval in ready {
                     changes.push(self.compare(interval).await?);
@@ -216,52 +192,6 @@ impl Range {
         self.report.stopped = self.shutdown.is_cancelled();
         self.report.intervals.sort_by_key(|i| i.interval);
         Ok(())
-    }
-
-    /// The next intervals with data, ascending from the cursor.
-    async fn next_batch(&self, cursor: Timestamp, grid: PaneGrid) -> Result<Vec<Interval>> {
-        let (w, h) = (self.schedule.spec.window_us, self.schedule.spec.hop_us);
-        // What the floor of retention cuts reads as empty, and its predictions are frozen.
-        let floor = self.shared.store.progress().await?.floor();
-        let cursor = floor.map_or(cursor, |floor| cursor.max(grid_start(floor, h)));
-        let mut starts: Vec<Timestamp> = Vec::new();
-        let mut from = cursor;
-        loop {
-            let range = Interval { start: from, end: self.options.to.plus_us(w - h) };
-            let panes = self.shared.store.panes(range, false, SCAN).await?;
-            for pane in &panes {
-                let after = starts.last().map_or(cursor, |s| s.plus_us(h));
-                let held = windows_covering(*pane, grid.len_us, w, h);
-                starts.extend(held.filter(|s| *s >= after && *s < self.options.to));
-                if starts.len() >= BATCH {
-                    starts.truncate(BATCH);
-                    break;
-                }
-            }
-            match panes.last() {
-                Some(last) if starts.len() < BATCH && panes.len() == SCAN => from = last.plus_us(1),
-                _ => return Ok(starts.into_iter().map(|s| Interval::starting(s, w)).collect()),
-            }
-        }
-    }
-
-    /// The ready ones; the others go into the report.
-    async fn ready(&mut self, batch: Vec<Interval>, grid: PaneGrid) -> Result<Vec<Interval>> {
-        let progress = self.shared.store.progress().await?;
-        let settings = &self.options.scorer.readiness;
-        let mut ready = Vec::new();
-        for interval in batch {
-            // Ready once is ready: quietness lapses with the aggregator that asserted it, what was scored does not.
-            if self.schedule.covered_until.is_some_and(|covered| interval.end <= covered) {
-                ready.push(interval);
-                continue;
-            }
-            match readiness(&progress, settings, grid.edges, interval.end) {
-                Readiness::Ready { .. } => ready.push(interval),
-                Readiness::NotReady { why } => self.report.unready.push((interval, why)),
-            }
-        }
-        Ok(ready)
     }
 
     /// Opens a run for each interval, works on them, and waits for those that others work on.

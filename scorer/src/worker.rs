@@ -330,7 +330,7 @@ fn verdict(counts: &RunCounts, threshold: i64) -> (RunState, Option<String>) {
 }
 
 /// Windows of an interval as a stream that owns its store: read by a task of its own, a few batches ahead.
-fn stream_windows(store: Arc<dyn Store>, interval: Interval) -> Windows {
+pub(crate) fn stream_windows(store: Arc<dyn Store>, interval: Interval) -> Windows {
     let (send, receive) = mpsc::channel(4);
     tokio::spawn(async move {
         let read = async {

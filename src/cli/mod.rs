@@ -5,6 +5,11 @@ mod dead_letters;
 mod demo;
 mod migrate;
 mod models;
+mod models_diff;
+mod models_import;
+mod models_pins;
+mod models_sets;
+mod models_show;
 mod predict;
 mod roles;
 mod run;
@@ -12,6 +17,7 @@ mod runs;
 mod schedules;
 mod send;
 mod sql;
+mod train;
 
 use crate::config::{Config, SettingFlags, Sources};
 use crate::exit::{self, Done, Fail, Outcome};
@@ -112,6 +118,9 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    if let Err(e) = fleetscore_kernel::Path::configured() {
+        return exit::report(&Err(Fail::user(e.to_string())));
+    }
     // One file in, one file out: neither settings nor servers, so none of what they need is set up.
     if let Command::Predict(args) = &cli.command {
         return exit::report(&predict::run(args));

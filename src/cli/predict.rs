@@ -18,6 +18,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bad lines and refused models that a person is shown one by one.
 const SHOWN: usize = 20;
+/// Threads that read models.
+const FILE_THREADS: usize = 4;
 /// Batches that wait for a thread, and as many that wait to be written.
 const QUEUE: usize = 2;
 
@@ -78,6 +80,7 @@ fn load(args: &Args) -> Result<ModelFiles, Fail> {
         features: args.features.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(FILE_THREADS) // a thread costs more than a small file
         .enable_all()
         .build()
         .map_err(|e| Fail::work(format!("no threads to run on: {e}")))?;

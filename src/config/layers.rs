@@ -8,8 +8,8 @@ use std::path::Path;
 
 /// Variables with our prefix that are no settings: they steer the program, the tests or the container it runs in
 /// (Kubernetes sets `FLEETSCORE_PORT…` and `FLEETSCORE_SERVICE_…` beside a service of our name).
-const NO_SETTINGS: [&str; 4] = ["LOG", "LOG_FORMAT", "CONFIG", "REFERENCE"];
-const NO_SETTING_PREFIXES: [&str; 4] = ["TEST_", "PORT", "SERVICE_", "BIN"];
+const NO_SETTINGS: [&str; 5] = ["LOG", "LOG_FORMAT", "CONFIG", "REFERENCE", "KERNEL"];
+const NO_SETTING_PREFIXES: [&str; 5] = ["TEST_", "BENCH_", "PORT", "SERVICE_", "BIN"];
 
 /// Environment variables `FLEETSCORE_…`, nested with `__`. Values stay text: figment's own provider would read a
 /// password `007` as the number 7.

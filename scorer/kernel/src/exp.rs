@@ -5,8 +5,15 @@
 //! 2ᵏ·(1 + (r + r²·p(r))) with a polynomial p that is within 2⁻⁵⁷ of the best. No table: gathers cost more than terms.
 //! Nothing is fused, though that would save a rounding or two: not every processor can, and then rows would differ.
 //!
-//! Errors found over tens of millions of arguments (`exp_tests.rs`): below 1 ulp for exp, also where results are
-//! subnormal; below 3 ulp for tanh.
+//! Errors (`exp_tests.rs`, four million arguments of exp): at most 0.914 ulp for exp, also where results are subnormal;
+//! at most 2.53 ulp for tanh, which is 1.2e-16 absolute near 1 and relative to however small a value elsewhere. Half an
+//! ulp of exp is the last sum's, a quarter that of the two parts of exp(r) − 1 where that is below −1/4, the rest the
+//! polynomial's.
+//!
+//! Why our own (ns for one exp of a long column, AMD Zen 4, one core): 1.0 with AVX-512, 1.4 with AVX2 and 2.6 portably,
+//! beside 4.6 of the standard library (the C library's: a table, and other bits where it has fused operations), 6.8 of
+//! `libm` 0.2 and 4.6 of `wide` 1.7, whose results are wrong where they are subnormal and depend on what the program was
+//! compiled for.
 
 use crate::lanes::{LANES, Lanes};
 

@@ -197,9 +197,9 @@ pub(crate) fn few<V: Lanes, F: Form<V>>(form: F, one: &One<'_>, x: &[[f64; LANES
 }
 
 /// Support vectors of one model, eight at a time.
-pub(crate) trait Vectors<V>: Copy {
-    /// Feature `k` of the `block`-th eight; 0 past the last vector.
-    fn block(self, block: usize, k: usize) -> V;
+pub(crate) trait Vectors<V: Lanes>: Copy {
+    /// A row's features met with those of the `block`-th eight, which are 0 past the last vector.
+    fn meet<F: Form<V>>(self, form: F, x: &[f64], block: usize) -> V;
 }
 
 /// Support vectors as the model has them, one after the other.
@@ -211,11 +211,16 @@ pub(crate) struct InRows<'a> {
 
 impl<V: Lanes> Vectors<V> for InRows<'_> {
     #[inline(always)]
-    fn block(self, block: usize, k: usize) -> V {
+    fn meet<F: Form<V>>(self, form: F, x: &[f64], block: usize) -> V {
         let from = (block * LANES * self.features).min(self.numbers.len());
         let rows = &self.numbers[from..];
-        let eight = |l: usize| rows.get(l * self.features + k).copied().unwrap_or(0.0);
-        V::load(&[eight(0), eight(1), eight(2), eight(3), eight(4), eight(5), eight(6), eight(7)])
+        let n = |l: usize, k: usize| rows.get(l * self.features + k).copied().unwrap_or(0.0);
+        let eight = |k| [n(0, k), n(1, k), n(2, k), n(3, k), n(4, k), n(5, k), n(6, k), n(7, k)];
+        let mut inner = form.first(V::splat(x[0]), V::load(&eight(0)));
+        for (k, x) in x.iter().enumerate().skip(1) {
+            inner = form.next(inner, V::splat(*x), V::load(&eight(k)));
+        }
+        inner
     }
 }
 
@@ -228,8 +233,13 @@ pub(crate) struct InBlocks<'a> {
 
 impl<V: Lanes> Vectors<V> for InBlocks<'_> {
     #[inline(always)]
-    fn block(self, block: usize, k: usize) -> V {
-        V::load(&self.blocks[block * self.features + k])
+    fn meet<F: Form<V>>(self, form: F, x: &[f64], block: usize) -> V {
+        let features = &self.blocks[block * self.features..][..self.features];
+        let mut inner = form.first(V::splat(x[0]), V::load(&features[0]));
+        for (x, v) in x[1..].iter().zip(&features[1..]) {
+            inner = form.next(inner, V::splat(*x), V::load(v));
+        }
+        inner
     }
 }
 
@@ -254,19 +264,15 @@ impl<'a> Eights<'a> {
 
 impl<V: Lanes> Vectors<V> for &Eights<'_> {
     #[inline(always)]
-    fn block(self, block: usize, _k: usize) -> V {
-        V::load(self.full.get(block).unwrap_or(&self.last))
+    fn meet<F: Form<V>>(self, form: F, x: &[f64], block: usize) -> V {
+        form.first(V::splat(x[0]), V::load(self.full.get(block).unwrap_or(&self.last)))
     }
 }
 
 /// coef · k(x, v) of eight support vectors.
 #[inline(always)]
 fn term<V: Lanes, F: Form<V>>(form: F, x: &[f64], vectors: impl Vectors<V>, block: usize, coef: V) -> V {
-    let mut inner = form.first(V::splat(x[0]), vectors.block(block, 0));
-    for (k, x) in x.iter().enumerate().skip(1) {
-        inner = form.next(inner, V::splat(*x), vectors.block(block, k));
-    }
-    coef * form.finish(inner)
+    coef * form.finish(vectors.meet(form, x, block))
 }
 
 /// Many support vectors: the sum for one row of scaled values. Vector i goes to the sum i mod 8, and the eight sums are

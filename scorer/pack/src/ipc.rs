@@ -22,6 +22,8 @@ const MAGIC: &[u8; 6] = b"ARROW1";
 const TRAILER: usize = 10;
 /// Continuation marker and length, before each message.
 const PREFIX: usize = 8;
+/// Most dictionaries in a file: those of devices and sensors.
+const DICTIONARIES: usize = 2;
 /// Alignment of buffers in the files we write.
 const ALIGNMENT: usize = 64;
 
@@ -130,7 +132,11 @@ impl<'a> File<'a> {
     /// The words of a dictionary; none where the file has no such dictionary.
     pub(crate) fn words(&self, id: i64) -> Result<StringArray, PackError> {
         let mut words = None;
-        for block in self.footer.dictionaries().into_iter().flatten() {
+        let blocks = self.footer.dictionaries();
+        if blocks.is_some_and(|blocks| blocks.len() > DICTIONARIES) {
+            return damaged("it has more dictionaries than columns for them");
+        }
+        for block in blocks.into_iter().flatten() {
             let (message, body) = self.message(block)?;
             let Some(dictionary) = message.header_as_dictionary_batch() else {
                 return damaged("a message that should be a dictionary is none");

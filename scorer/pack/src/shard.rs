@@ -77,7 +77,8 @@ impl Shard {
     /// Opens a shard without copying it (unless the bytes lie at an address that is no multiple of 8).
     ///
     /// The bytes may be anybody's: whatever [`Shard::columns`] and the other methods rely on is checked here, once for
-    /// all rows. Besides a copy of the bytes where they are not aligned, what is allocated is less than 16 KiB.
+    /// all rows. At most twice their size and 16 KiB are allocated on the way: a copy of the bytes where they are not
+    /// aligned, and one model at a time where the numbers are not all good.
     ///
     /// # Errors
     /// [`PackError::Damaged`] says what does not fit; [`PackError::Newer`] for another version's shard.

@@ -148,3 +148,22 @@ async fn a_real_service_keeps_the_same_promises() {
         assert!(matches!(e, BlobError::Setting { .. }), "{e}");
     }
 }
+
+#[tokio::test]
+async fn a_mapped_object_is_the_fetched_one_and_outlives_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = Blobs::open(dir.path().to_str().unwrap(), &BTreeMap::new()).unwrap();
+    let memory = Blobs::on(Arc::new(object_store::memory::InMemory::new()), Path::default());
+    for blobs in [local.clone(), memory] {
+        for (name, content) in [("models/1-a/part=0 ä.arrow", "content"), ("empty", "")] {
+            blobs.put_immutable(name, Bytes::from_static(content.as_bytes())).await.unwrap();
+            assert_eq!(blobs.map(name).await.unwrap(), content);
+            assert_eq!(blobs.get(name).await.unwrap(), content);
+        }
+        let missing = blobs.map("models/none").await;
+        assert!(matches!(missing, Err(BlobError::NotFound { name }) if name == "models/none"));
+    }
+    let mapped = local.map("models/1-a/part=0 ä.arrow").await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("models")).unwrap();
+    assert_eq!(mapped, "content");
+}

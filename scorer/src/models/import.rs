@@ -11,7 +11,7 @@ use crate::blobs::Blobs;
 use fleetscore_formats::Format;
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::window::Feature;
-use fleetscore_store::Store;
+use fleetscore_store::{ModelFailure, Store};
 use read::{Candidate, Expected, FromFile};
 use std::collections::BTreeMap;
 
@@ -103,8 +103,14 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
         let hint = format!("no file with a name like `{}` in {}", options.pattern, named.join(", "));
         return Err(ModelError::Usage(format!("there is no model to import: {hint}")));
     }
+    let failure = |(source, reason): &(String, String)| ModelFailure {
+        series: None,
+        source: source.clone(),
+        reason: reason.clone(),
+    };
     let new = NewSet {
-        entries,
+        entries: entries.into(),
+        failures: report.refused.iter().map(failure).collect(),
         features: options.features.clone(),
         pattern: options.pattern.clone(),
         origin: "import",

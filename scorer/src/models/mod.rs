@@ -8,7 +8,7 @@
 //! | `set` | a set in memory |
 //! | `naming` | file names to series |
 //! | [`import()`] | sets from files of models |
-//! | [`train()`] | sets from stored windows |
+//! | [`train()`] | sets from stored windows or Parquet |
 
 mod error;
 mod format;
@@ -29,7 +29,10 @@ pub use naming::{DEFAULT_PATTERN, Pattern};
 pub use open::{VerifyReport, load, verify};
 pub use registry::manifest;
 pub use set::ModelSet;
-pub use train::{Gamma, MAX_ROWS, TrainOptions, TrainReport, train};
+pub use train::{
+    ExportReport, Gamma, MAX_ITERATIONS, MAX_ROWS, Observer, Progress, Sampling, TrainOptions, TrainReport,
+    export_training, train,
+};
 
 use fleetscore_kernel::Model;
 use fleetscore_schemas::{SeriesId, SeriesName};

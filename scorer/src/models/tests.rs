@@ -3,7 +3,7 @@ use crate::blobs::Blobs;
 use arrow::array::{Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_schemas::time::{Edges, Timestamp, US_PER_S};
+use fleetscore_schemas::time::{Edges, Interval, Timestamp, US_PER_S};
 use fleetscore_store::{Advance, Checkpoint, MemoryStore, ModelSetRow, Outcome, PaneSettings, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/tests/data")
 }
 
-struct Place {
-    dir: tempfile::TempDir,
-    store: MemoryStore,
-    blobs: Blobs,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) store: MemoryStore,
+    pub(super) blobs: Blobs,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = MemoryStore::default();
         store.migrate().await.unwrap();
@@ -50,7 +50,7 @@ impl Place {
         import(&self.store, &self.blobs, options).await
     }
 
-    async fn rows(&self) -> Vec<ModelSetRow> {
+    pub(super) async fn rows(&self) -> Vec<ModelSetRow> {
         self.store.model_sets().await.unwrap()
     }
 
@@ -235,6 +235,159 @@ async fn another_stores_blob_root_is_refused() {
     assert!(e.domain() == Domain::User && e.to_string().contains("`blobs`"), "{e}");
 }
 
+/// A model of one feature with two support vectors around `level`.
+fn around(level: f64) -> fleetscore_kernel::Model {
+    fleetscore_kernel::Model {
+        features: 1,
+        mean: vec![level],
+        scale: vec![2.0],
+        kernel: fleetscore_kernel::Kernel::Rbf { gamma: 0.5 },
+        support_vectors: vec![-1.0, 1.0],
+        dual_coef: vec![0.5, 0.5],
+        rho: 0.3,
+    }
+}
+
+fn stored(i: u32) -> format::Stored {
+    let (device, sensor) = (format!("d{}", i / 10), format!("s{}", i % 10));
+    let outcome = if i % 1000 == 7 { Err(format!("no {i}")) } else { Ok(around(f64::from(i))) };
+    let model = format!("model_{device}_{sensor}");
+    format::Stored { rows: 1 + i, ..format::Stored::new(SeriesName::new(device, sensor), model, outcome) }
+}
+
+fn new_set(entries: impl IntoIterator<Item = format::Stored>) -> registry::NewSet {
+    registry::NewSet {
+        entries: entries.into_iter().collect(),
+        features: vec![fleetscore_schemas::window::Feature::Mean],
+        pattern: DEFAULT_PATTERN.into(),
+        origin: "import",
+        max_series: 1_000_000,
+        activate: true,
+        ..registry::NewSet::default()
+    }
+}
+
+#[tokio::test]
+async fn a_large_set_is_cut_sorted_and_found_by_series() {
+    const COUNT: u32 = 70_000;
+    let p = Place::new().await;
+    // The store knows some of them, in another order.
+    let known: Vec<SeriesName> = (0..100).rev().map(|i| stored(i * 321).name).collect();
+    p.store.intern(&known, 1_000_000).await.unwrap();
+    registry::add(&p.store, &p.blobs, new_set((0..COUNT).map(stored))).await.unwrap();
+    let row = p.rows().await.remove(0);
+    assert_eq!((row.models, row.refused), (69_930, 70));
+    assert_eq!(row.training_rows, Some((1..=i64::from(COUNT)).sum()));
+    assert_eq!(row.features, ["mean"]);
+    let set = load(&p.blobs, &p.store, &row).await.unwrap();
+    assert_eq!((set.len(), set.shards().len()), (COUNT as usize, 2));
+    assert!(set.memory() < 125 * COUNT as usize, "{} bytes", set.memory());
+    let series: Vec<u32> = set.shards().iter().flat_map(|s| s.series().iter().copied()).collect();
+    assert!(series.is_sorted_by(|a, b| a < b));
+    for i in (0..COUNT).step_by(777) {
+        let wanted = stored(i);
+        let id = p.store.lookup(std::slice::from_ref(&wanted.name)).await.unwrap()[0].unwrap();
+        let (shard, at) = set.get(id).unwrap();
+        assert_eq!((shard.device(at), shard.sensor(at)), (&*wanted.name.device, &*wanted.name.sensor));
+        let entry = shard.entry(at);
+        assert_eq!((entry.outcome, entry.rows, entry.model), (wanted.outcome, 1 + i, wanted.model));
+    }
+    assert!(set.get(0).is_none() && set.get(u32::MAX).is_none());
+    let report = verify(&p.blobs, &row).await.unwrap();
+    assert_eq!((report.scored, report.problems), (69_930, vec![]));
+    assert_eq!(report.manifest.parts.len(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_learnt_its_series_again_gets_each_model_by_name() {
+    let p = Place::new().await;
+    registry::add(&p.store, &p.blobs, new_set((0..60).map(stored))).await.unwrap();
+    let row = p.rows().await.remove(0);
+    let before = load(&p.blobs, &p.store, &row).await.unwrap();
+    // Restored from before the import; half of the series were learnt again, backwards and after others.
+    let restored = MemoryStore::default();
+    restored.migrate().await.unwrap();
+    let others = (0..5).map(|i| SeriesName::new("other", format!("{i}")));
+    let names: Vec<SeriesName> = others.chain((30..60).rev().map(|i| stored(i).name)).collect();
+    restored.intern(&names, 1000).await.unwrap();
+    let set = load(&p.blobs, &restored, &row).await.unwrap();
+    assert_eq!((set.len(), set.version), (60, before.version));
+    let known = restored.series().await.unwrap();
+    assert_eq!(known.len(), 65, "those that it did not know are learnt");
+    for entry in set.entries() {
+        let (id, name) = &known[known.iter().position(|(id, _)| *id == entry.series).unwrap()];
+        assert_eq!((entry.series, &entry.name), (*id, name));
+        let same = before.entries().find(|e| e.name == entry.name).unwrap();
+        assert_eq!((entry.outcome, entry.normal, entry.model), (same.outcome, same.normal, same.model));
+    }
+    let at = |set: &ModelSet| set.entries().map(|e| e.series).collect::<Vec<_>>();
+    assert_ne!(at(&set), at(&before));
+    assert!(at(&set).is_sorted());
+}
+
+#[tokio::test]
+async fn two_models_for_one_series_and_other_features_are_no_set() {
+    let p = Place::new().await;
+    let add = |new| registry::add(&p.store, &p.blobs, new);
+    let e = add(new_set([stored(1), stored(2), stored(1)])).await.unwrap_err();
+    assert!(e.domain() == Domain::User && e.to_string().contains("d0/s1 has two models"), "{e}");
+    let mut two = around(1.0);
+    (two.features, two.mean, two.scale, two.dual_coef) = (2, vec![], vec![], vec![1.0]);
+    let two = format::Stored { outcome: Ok(two), ..stored(3) };
+    let e = add(new_set([two.clone()])).await.unwrap_err().to_string();
+    assert!(e.contains("take 2 features, and 1 are named"), "{e}");
+    let e = add(new_set([stored(1), two])).await.unwrap_err().to_string();
+    assert!(e.contains("d0/s3"), "{e}");
+    let wrong = format::Stored {
+        outcome: Ok(fleetscore_kernel::Model { rho: f64::NAN, ..around(1.0) }),
+        ..stored(4)
+    };
+    assert!(add(new_set([wrong])).await.unwrap_err().to_string().contains("rho"));
+    assert_eq!(p.rows().await, []);
+    // Refused ones before the first model, and nothing but refused ones.
+    for entries in [vec![stored(7), stored(1)], vec![stored(7), stored(1007)]] {
+        let count = entries.len();
+        let version = add(new_set(entries)).await.unwrap();
+        let row = p.rows().await.into_iter().find(|r| r.version == version).unwrap();
+        let set = load(&p.blobs, &p.store, &row).await.unwrap();
+        assert_eq!(set.entries().filter(|e| e.outcome.is_err()).count() as i64, row.refused);
+        assert_eq!(set.len(), count);
+        assert_eq!(verify(&p.blobs, &row).await.unwrap().problems, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn check_rows_are_the_exporters_and_a_decision_that_differs_is_named() {
+    let p = Place::new().await;
+    let given = vec![(vec![1.25], 99.0), (vec![3.5], 99.0), (vec![4.0], 99.0)];
+    let entry = format::Stored { checks: given, ..stored(1) };
+    let new = registry::NewSet { note: Some("by hand".into()), ..new_set([entry, stored(2)]) };
+    registry::add(&p.store, &p.blobs, new).await.unwrap();
+    let mut row = p.rows().await.remove(0);
+    assert_eq!(row.note.as_deref(), Some("by hand"));
+    let mut found = verify(&p.blobs, &row).await.unwrap().manifest;
+    let folder = p.blobs.local_root().unwrap().join(&row.path);
+    let name = found.parts[0].checks.as_ref().unwrap().name.clone();
+    let checks = fleetscore_pack::Checks::open(std::fs::read(folder.join(&name)).unwrap().into()).unwrap();
+    assert_eq!((checks.entries(), &checks.inputs()[..3]), (&[0, 0, 0, 1, 1][..], &[1.25, 3.5, 4.0][..]));
+    assert_eq!(checks.decisions()[1], around(1.0).decision(&[3.5]), "our own");
+    // The same set with another decision, checksums and all.
+    let mut other = fleetscore_pack::ChecksBuilder::new(1);
+    for (i, x) in checks.inputs().iter().enumerate() {
+        let off = if i == 1 { 1e-9 } else { 0.0 };
+        other.push(checks.entries()[i], &[*x], checks.decisions()[i] + off);
+    }
+    let bytes = other.finish().unwrap();
+    found.parts[0].checks = Some(SetFile::of(name.clone(), 5, &bytes));
+    found.checksum = found.sum();
+    row.checksum = found.checksum.clone();
+    std::fs::write(folder.join(&name), &bytes).unwrap();
+    std::fs::write(folder.join("manifest.json"), serde_json::to_vec(&found).unwrap()).unwrap();
+    let report = verify(&p.blobs, &row).await.unwrap();
+    assert_eq!((report.scored, report.problems.len()), (2, 1));
+    assert!(report.problems[0].contains("d0/s1: scores") && report.problems[0].contains("[3.5]"));
+}
+
 #[test]
 fn ranges_are_rounded_inwards() {
     let (inf, min) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -252,10 +405,10 @@ fn ranges_are_rounded_inwards() {
 
 // --- training -----------------------------------------------------------------------------------------------------
 
-const MINUTE: i64 = 60 * US_PER_S;
+pub(super) const MINUTE: i64 = 60 * US_PER_S;
 
 /// A store with one reading a pane for each series: `value(series, pane)`.
-async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i64) -> f64) {
+pub(super) async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i64) -> f64) {
     let settings = PaneSettings {
         interval_us: MINUTE,
         edges: Edges::Start,
@@ -315,15 +468,15 @@ async fn with_panes(p: &Place, panes: &[i64], series: u32, value: impl Fn(u32, i
     assert_eq!(p.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
 }
 
-fn wave(id: u32, pane: i64) -> f64 {
+pub(super) fn wave(id: u32, pane: i64) -> f64 {
     100.0 * f64::from(id) + (pane as f64 * 0.754_877_666).fract() + (pane as f64 * 0.569_840_29).fract()
 }
 
-fn train_options() -> TrainOptions {
+pub(super) fn train_options() -> TrainOptions {
     TrainOptions { nu: 0.05, created_by: "a test".into(), ..TrainOptions::new(MINUTE) }
 }
 
-const START: i64 = 25_000_000; // minutes since the epoch: 2017
+pub(super) const START: i64 = 25_000_000; // minutes since the epoch: 2017
 
 #[tokio::test]
 async fn training_on_windows_gives_a_set_that_scores() {
@@ -337,9 +490,9 @@ async fn training_on_windows_gives_a_set_that_scores() {
     let report = train(&p.store, &p.blobs, &options).await.unwrap();
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     assert_eq!((report.trained, report.windows, report.failed.len()), (5, 5 * 300, 0));
-    assert_eq!(report.range.start.0, START * MINUTE);
+    assert_eq!(report.range.unwrap().start.0, START * MINUTE);
     let row = p.rows().await.remove(0);
-    assert_eq!((row.origin.as_str(), row.active, row.trained_on), ("train", true, Some(report.range)));
+    assert_eq!((row.origin.as_str(), row.active, row.trained_on), ("train", true, report.range));
     let set = load(&p.blobs, &p.store, &row).await.unwrap();
     assert_eq!(set.len(), 5);
     for entry in set.entries() {
@@ -378,7 +531,7 @@ async fn training_takes_the_windows_asked_for() {
     };
     let report = train(&p.store, &p.blobs, &options).await.unwrap();
     assert_eq!(aligned, 0, "the test's start is a window's");
-    assert_eq!((report.range.start, report.range.end), (at(5).unwrap(), at(130).unwrap()));
+    assert_eq!(report.range, Some(Interval { start: at(5).unwrap(), end: at(130).unwrap() }));
     assert_eq!((report.trained, report.windows), (2, 2 * 25));
     let row = p.rows().await.remove(0);
     assert!(!row.active);

@@ -133,7 +133,7 @@ pub(super) async fn named(store: &dyn Store, changes: Vec<Vec<Change>>) -> Resul
 }
 
 /// Names of these series, ascending by id as they are.
-async fn names(store: &dyn Store, wanted: &[SeriesId]) -> Result<Vec<(SeriesId, SeriesName)>> {
+pub(crate) async fn names(store: &dyn Store, wanted: &[SeriesId]) -> Result<Vec<(SeriesId, SeriesName)>> {
     let mut found = Vec::with_capacity(wanted.len());
     if wanted.is_empty() {
         return Ok(found);

@@ -25,6 +25,8 @@ pub(super) struct Lines {
     places: Vec<usize>,
     /// Columns that the header names.
     columns: usize,
+    /// Whether lines end with a carriage return, which the reader takes for the end without the line feed after it.
+    returns: bool,
 }
 
 impl Lines {
@@ -49,7 +51,21 @@ impl Lines {
 
     fn with(places: Vec<usize>, mut reader: csv::Reader<Box<dyn Read + Send>>) -> Self {
         let columns = reader.byte_headers().map_or(0, csv::ByteRecord::len);
-        Self { reader, record: csv::ByteRecord::new(), places, columns }
+        let returns = reader.position().line() == 1;
+        Self { reader, record: csv::ByteRecord::new(), places, columns, returns }
+    }
+
+    /// Number of the line at which the present record starts. The reader's own is that of the end of the record before
+    /// it: blank lines may lie between.
+    fn line(&self) -> u64 {
+        let before = self.record.position().map_or(0, csv::Position::line);
+        let after = self.reader.position().line();
+        let inside = match after - before {
+            0 | 1 => 0,
+            _ => self.record.as_slice().iter().filter(|b| **b == b'\n').count() as u64,
+        };
+        let end = after.saturating_sub(inside);
+        if self.returns { end } else { before.max(end.saturating_sub(1)) }
     }
 
     /// The next lines; `None` at the end.
@@ -59,7 +75,8 @@ impl Lines {
             if !self.reader.read_byte_record(&mut self.record).map_err(std::io::Error::from)? {
                 break;
             }
-            batch.push(&self.record, &self.places);
+            let line = self.line();
+            batch.push(&self.record, &self.places, line);
         }
         Ok((!batch.lines.is_empty()).then_some(batch))
     }
@@ -126,12 +143,12 @@ impl Batch {
         Self { text: Vec::new(), ends: Vec::with_capacity(LINES * taken), taken, lines, columns }
     }
 
-    fn push(&mut self, record: &csv::ByteRecord, places: &[usize]) {
+    fn push(&mut self, record: &csv::ByteRecord, places: &[usize], line: u64) {
         for place in places {
             self.text.extend_from_slice(record.get(*place).unwrap_or_default().trim_ascii());
             self.ends.push(self.text.len());
         }
-        self.lines.push((record.position().map_or(0, csv::Position::line), record.len()));
+        self.lines.push((line, record.len()));
     }
 
     fn field(&self, line: usize, field: usize) -> &[u8] {
@@ -163,7 +180,7 @@ impl Batch {
         for i in 0..n {
             let status = models.status(valid[i], of[i], decisions[i]);
             answer.counts.count(status);
-            self.write(i, status, decisions[i], of[i], models, &mut answer);
+            self.write(i, inputs[0][i], status, decisions[i], of[i], models, &mut answer);
         }
         answer
     }
@@ -188,9 +205,11 @@ impl Batch {
         })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
     fn write(
         &self,
         line: usize,
+        value: f64,
         status: PredictionStatus,
         decision: f64,
         model: u32,
@@ -198,16 +217,22 @@ impl Batch {
         answer: &mut Answer,
     ) {
         let out = &mut answer.text;
-        for field in 0..4 {
+        for field in 0..3 {
             cell(out, self.field(line, field));
             out.push(b',');
+        }
+        // Numbers with as many digits as they need to be read back the same; what is none, as it came.
+        if value.is_nan() {
+            cell(out, self.field(line, 3));
+            out.push(b',');
+        } else {
+            write!(out, "{value:?},").expect("memory takes everything");
         }
         let mut range = None;
         if status == PredictionStatus::Scored {
             let label = predict::label(decision);
             answer.counts.anomalies += u64::from(label);
             range = (label == 1).then(|| models.normal_range(model)).flatten();
-            // As many digits as it needs to be read back the same.
             write!(out, "{label},{decision:?},").expect("memory takes everything");
         } else {
             out.extend_from_slice(b",,");
@@ -283,14 +308,14 @@ mod tests {
                     1,t\tt,press-1,9,x\n";
         let (out, counts, bad) = predict(text);
         let starts = [
-            "\"yesterday, about 5\",press-1,temp,1e9,1,-",
+            "\"yesterday, about 5\",press-1,temp,1000000000.0,1,-",
             "2026-01-01T00:00:00Z,press-9,temp,12.5,,,no_model,",
             "3,press-1,temp,abc,,,input_invalid,",
-            ",,temp,1,,,input_invalid,",
-            "5,press-1,temp,1,,,input_invalid,",
+            ",,temp,1.0,,,input_invalid,",
+            "5,press-1,temp,1.0,,,input_invalid,",
             "7,press-1,temp,-inf,,,input_invalid,",
-            "8,press-1,,1,,,input_invalid,",
-            "9,press-1,t\tt,1,,,input_invalid,",
+            "8,press-1,,1.0,,,input_invalid,",
+            "9,press-1,t\tt,1.0,,,input_invalid,",
         ];
         assert_eq!(out.len(), starts.len());
         for (row, start) in out.iter().zip(starts) {
@@ -309,6 +334,25 @@ mod tests {
         let expected =
             Counts { rows: 8, scored: 1, anomalies: 1, no_model: 1, model_error: 0, input_invalid: 6 };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn bad_lines_are_named_by_their_number_in_the_file() {
+        let lines = [
+            "ts,device,sensor,value",
+            "1,a,b,x",
+            "",
+            "",
+            "2,a,\"b\nc\",1",
+            "3,a,b,x",
+            "\"4\n\n\",a,b,x",
+            "5,a,b,x",
+        ];
+        for (end, last) in [("\n", "\n"), ("\n", ""), ("\r\n", "\r\n"), ("\r\n", "")] {
+            let (_, _, bad) = predict(&(lines.join(end) + last));
+            let numbers: Vec<u64> = bad.iter().map(|(n, _)| *n).collect();
+            assert_eq!(numbers, [2, 5, 7, 8, 11], "{end:?} {last:?}");
+        }
     }
 
     #[test]
