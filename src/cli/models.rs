@@ -96,4 +96,3 @@ pub(super) fn created_by() -> String {
         std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
     format!("{user} on {}", crate::wire::host())
 }
-
