@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help deps demo build production test unit e2e servers fmt lint clean
+.PHONY: help deps demo build production test unit e2e servers fuzz fmt lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -33,6 +33,9 @@ e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to fi
 servers: ## Fetch the servers the end-to-end tests start
 	@mkdir -p target
 	@tests/setup.sh > target/test-servers.env.new && mv target/test-servers.env.new target/test-servers.env
+
+fuzz: ## Fuzz the readers of hostile files (RUNS=1000000 TARGET=pickle; all targets if none is named)
+	fuzz/run.sh $(or $(TARGET),all) $(or $(RUNS),100000)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

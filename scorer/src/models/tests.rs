@@ -8,6 +8,8 @@ use fleetscore_store::{Advance, Checkpoint, MemoryStore, ModelSetRow, Outcome, P
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+mod import;
+
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/tests/data")
 }
