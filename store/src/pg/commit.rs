@@ -9,10 +9,10 @@ use super::copy_out::{Reader, known};
 use super::partitions::Parent;
 use super::score::quoted;
 use super::tasks::hold;
-use super::types::{RowExt, Us, clean, literal, series_id};
+use super::types::{RowExt, Tid, Us, clean, literal, series_id};
 use super::watch::ending_blockers;
 use crate::intake::{Columns, FROZEN, Intake, Prediction};
-use crate::{Committed, PredictionCommit, Result, RunCounts, Task};
+use crate::{Committed, PredictionCommit, Result, RunCounts, StoreError, Task};
 use arrow::array::RecordBatch;
 use deadpool_postgres::Transaction;
 use fleetscore_schemas::status::RunState;
@@ -240,6 +240,9 @@ async fn merge(tx: &Transaction<'_>, task: &Task, intake: &mut Intake<'_>) -> Re
     Ok(merge.changed)
 }
 
+/// Bytes of a stored row before its series: the number of fields, and the row's place.
+const BEFORE_SERIES: usize = 2 + 4 + 6;
+
 struct Merge<'a> {
     tx: &'a Transaction<'a>,
     task: &'a Task,
@@ -257,10 +260,8 @@ struct Merge<'a> {
 /// What a stretch of series comes to.
 #[derive(Default)]
 struct Difference {
-    /// Stored rows that go, or make room for others.
-    gone: Vec<i32>,
-    /// How many stored rows stay.
-    kept: usize,
+    /// Places of stored rows that go, or make room for others.
+    gone: Vec<Tid>,
     /// Rows that are new or not as they are stored.
     rows: Rows,
     /// The last stored series that was read, and how many were.
@@ -280,7 +281,7 @@ impl Merge<'_> {
             from = self.compare(columns.as_ref(), from, upper, &mut found).await?;
             let full = found.read == STORED_ROWS;
             let end = if full { found.last } else { upper };
-            self.apply(found, end).await?;
+            self.apply(found).await?;
             self.below = end;
             if !full {
                 return Ok(());
@@ -297,8 +298,8 @@ impl Merge<'_> {
         found: &mut Difference,
     ) -> Result<usize> {
         let select = format!(
-            "SELECT series_id, value, prediction, decision, status, model_set, model, window_version, normal_range,
-                window_end
+            "SELECT ctid, series_id, value, prediction, decision, status, model_set, model, window_version,
+                normal_range, window_end
             FROM prediction_data WHERE schedule = {} AND window_start = {} AND series_id > {} AND series_id <= {upper}
             ORDER BY series_id LIMIT {STORED_ROWS}",
             self.schedule,
@@ -310,25 +311,25 @@ impl Merge<'_> {
         let series = |at: usize| columns.filter(|_| at < rows).map(|c| c.series.value(at));
         while stored.next().await? {
             found.read += 1;
-            found.last = known(stored.int4(0)?)?;
+            found.last = known(stored.int4(1)?)?;
+            let place = Tid(known(stored.bytes(0)?)?);
             let id = found.last.unsigned_abs(); // positive as stored
             while series(at).is_some_and(|new| new < id) {
                 self.put_new(columns, at, found)?;
                 at += 1;
             }
             if series(at) != Some(id) {
-                found.gone.push(found.last);
+                found.gone.push(place);
                 continue;
             }
             let (before, start) = (found.rows.bytes_so_far().len(), self.shared.len());
             self.put_new(columns, at, found)?;
             at += 1;
-            let fields = stored.row()[2..].strip_suffix(&self.end[..]);
+            let fields = stored.row()[BEFORE_SERIES..].strip_suffix(&self.end[..]);
             if fields == Some(&found.rows.bytes_so_far()[before + start..]) {
                 found.rows.truncate(before);
-                found.kept += 1;
             } else {
-                found.gone.push(found.last);
+                found.gone.push(place);
             }
         }
         if found.read < STORED_ROWS {
@@ -346,26 +347,21 @@ impl Merge<'_> {
         put(&mut found.rows, self.task, &columns.row(i))
     }
 
-    /// Writes what the stretch up to `end` comes to.
-    async fn apply(&mut self, found: Difference, end: i32) -> Result<()> {
+    /// Writes what the stretch comes to.
+    async fn apply(&mut self, found: Difference) -> Result<()> {
         let start = Us::from(self.task.interval.start);
         if !found.gone.is_empty() {
-            // Where a stretch goes whole, its range alone: that costs less than rows one by one. Else the range keeps a
-            // planner without statistics from reading the whole interval for a few rows.
-            let some: Option<&[i32]> = (found.kept > 0).then_some(&found.gone);
-            let sql = "DELETE FROM prediction_data WHERE schedule = $1 AND window_start = $2
-                AND series_id > $3 AND series_id <= $4";
-            let (task, below) = (self.task, self.below);
-            match some {
-                None => {
-                    let statement = self.tx.prepare_cached(sql).await?;
-                    self.tx.execute(&statement, &[&task.schedule, &start, &below, &end]).await?
-                }
-                Some(some) => {
-                    let statement = self.tx.prepare_cached(&format!("{sql} AND series_id = ANY($5)")).await?;
-                    self.tx.execute(&statement, &[&task.schedule, &start, &below, &end, &some]).await?
-                }
-            };
+            // By their places, which were read a moment ago in this transaction: by their keys a planner without
+            // statistics reads far more than these. The interval and its rows are ours alone.
+            let sql =
+                "DELETE FROM prediction_data WHERE schedule = $1 AND window_start = $2 AND ctid = ANY($3)";
+            let statement = self.tx.prepare_cached(sql).await?;
+            let deleted = self.tx.execute(&statement, &[&self.task.schedule, &start, &found.gone]).await?;
+            if deleted != found.gone.len() as u64 {
+                let message =
+                    "predictions were changed by somebody else in the middle of a commit".to_owned();
+                return Err(StoreError::Contended { message });
+            }
         }
         let rows = found.rows.bytes_so_far();
         if !rows.is_empty() {

@@ -44,6 +44,19 @@ impl<'a> FromSql<'a> for Us {
     accepts!(TIMESTAMPTZ);
 }
 
+/// Where a row lies in its table: block and position, as they travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tid(pub(super) [u8; 6]);
+
+impl ToSql for Tid {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+    accepts!(TID);
+    to_sql_checked!();
+}
+
 /// A time for a parameter that may be NULL.
 pub(super) fn us(t: Option<Timestamp>) -> Option<Us> {
     t.map(Us::from)
