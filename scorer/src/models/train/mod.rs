@@ -10,12 +10,14 @@
 //! | `export` | the same rows as Parquet, for other trainers |
 //!
 //! **Memory.** Rows are gathered for as many series at once as fit into [`TrainOptions::memory`], by an upper bound that
-//! is known beforehand: a series has at most one row for each window of the range, and of more than `max_rows` it keeps
-//! at most twice as many. More series are gathered in several passes, each of which reads the windows of the range
-//! once: 512 MiB hold 120,000 series of 200 rows of one feature, or 13,000 of 2,000 rows and more. Cost is therefore
+//! is known beforehand: a series has at most one row for each window of the range that has data, and of more than
+//! `max_rows` it keeps at most twice as many. More series are gathered in several passes, each of which reads these
+//! windows once: 512 MiB hold 120,000 series of 200 rows of one feature, or 13,000 of 2,000 rows and more. Cost is therefore
 //! linear in the windows, times the passes. Fits that run at once hold a kernel matrix each and stay within the same
 //! limit.
 
+#[cfg(test)]
+mod counting;
 mod export;
 mod fits;
 mod job;
@@ -39,6 +41,7 @@ use regex::Regex;
 use sample::Sample;
 pub use sample::Sampling;
 use std::sync::Arc;
+use windows::Found;
 
 /// Series of one chunk at most…
 const CHUNK_SERIES: usize = 1_000;
@@ -278,11 +281,23 @@ struct Gathered {
 
 /// Where the rows come from.
 enum Source<'a> {
-    Windows(&'a dyn Store, Interval),
+    Windows(&'a dyn Store, Found),
     Parquet(parquet::Files),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The windows of a range, which say how many rows these series have at most.
+    async fn windows(
+        store: &'a dyn Store,
+        range: Interval,
+        options: &TrainOptions,
+        listed: &mut [Listed],
+    ) -> Result<Self> {
+        let found = Found::find(store, range, options.window_us).await?;
+        listed.iter_mut().for_each(|l| l.rows = found.count());
+        Ok(Self::Windows(store, found))
+    }
+
     async fn gather(
         &self,
         options: &Arc<TrainOptions>,
@@ -290,7 +305,7 @@ impl Source<'_> {
         pass: (usize, usize),
     ) -> Result<Gathered> {
         let total = match self {
-            Self::Windows(_, range) => (range.len_us() / options.window_us) as u64,
+            Self::Windows(_, found) => found.count(),
             Self::Parquet(files) => files.rows(),
         };
         let progress = |done: u64| {
@@ -298,7 +313,7 @@ impl Source<'_> {
             options.observer.tell(Progress::Gathering { pass, passes, done, total });
         };
         match self {
-            Self::Windows(store, range) => windows::gather(*store, *range, options, listed, &progress).await,
+            Self::Windows(store, found) => windows::gather(*store, found, options, listed, &progress).await,
             Self::Parquet(files) => files.gather(options, listed, &progress).await,
         }
     }
@@ -341,8 +356,8 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let options = &Arc::new(options.clone());
     let (mut source, mut listed, mut range, fingerprint) = if options.parquet.is_empty() {
         let range = windows::range(store, options).await?;
-        let listed = windows::series(store, range, options).await?;
-        (Source::Windows(store, range), listed, Some(range), "windows".to_owned())
+        let listed = windows::series(store, options).await?;
+        (Source::Windows(store, Found::default()), listed, Some(range), "windows".to_owned())
     } else {
         let files = parquet::Files::open(&options.parquet).await?;
         let parquet::Scan { listed, range } = files.scan(options).await?;
@@ -355,12 +370,10 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
         let name = job::name(options, &fingerprint, &store.store_id().await?.to_string());
         let job = Job::open(blobs, &name, store.now().await?, range, options).await?;
         range = job.range;
-        if let (Source::Windows(store, _), Some(range)) = (&source, range) {
-            // The windows it began with.
-            listed = windows::series(*store, range, options).await?;
-            source = Source::Windows(*store, range);
-        }
         training.job = Some(job);
+    }
+    if let (Source::Windows(store, _), Some(range)) = (&source, range) {
+        source = Source::windows(*store, range, options, &mut listed).await?;
     }
     let resumed = training.resume(&mut listed);
     training.run(&source, listed).await?;
