@@ -6,7 +6,7 @@
 //! | `parquet` | rows from Parquet files |
 //! | `sample` | which rows of a series a fit gets |
 //! | `fits` | many series at once, on all cores |
-//! | `job` | what is kept of a long training, so that it can be gone on with |
+//! | `job`, `chunk` | what is kept of a long training, so that it can be gone on with |
 //! | `export` | the same rows as Parquet, for other trainers |
 //!
 //! **Memory.** Rows are gathered for as many series at once as fit into [`TrainOptions::memory`], by an upper bound that
@@ -16,6 +16,7 @@
 //! linear in the windows, times the passes. Fits that run at once hold a kernel matrix each and stay within the same
 //! limit.
 
+mod chunk;
 #[cfg(test)]
 mod counting;
 mod export;
@@ -128,6 +129,11 @@ pub enum Progress {
         total: u64,
         /// Series without a model so far.
         failed: u64,
+    },
+    /// What is done is kept: a kill from here on loses none of it.
+    Kept {
+        /// Series that are done.
+        series: u64,
     },
     /// All are fitted; the set is written.
     Adding,
@@ -344,9 +350,13 @@ fn passes(mut listed: &[Listed], options: &TrainOptions) -> usize {
 /// series that cannot be fitted does not keep the others from it.
 ///
 /// A training of more series than [`TrainOptions::chunk`] keeps what is done in blob storage below `models/training`,
-/// and a later call with the same options goes on from there, with the windows that the first one began with (for a
+/// and a later call with the same options goes on from there, with the range that the first one began with (for a
 /// day, where the options leave the range open). The folder is gone when the set is there. How many threads fit, and
-/// whether it was interrupted, changes no bit of the result.
+/// whether it was interrupted, changes no bit of the result. A second call with the same options, while a first one
+/// runs, takes over from it: the first one ends with an error.
+///
+/// A series is fitted to its windows as they are when its turn comes, in an unbroken training as in a resumed one:
+/// where late readings or retention change windows of the range meanwhile, series that are done stay as they are.
 ///
 /// # Errors
 /// [`ModelError::Usage`] for options that make no sense, a store without windows in the range, files that cannot be
@@ -367,9 +377,10 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let mut training = Training { options, job: None, kept: Vec::new(), total: listed.len() as u64 };
     if listed.len() > options.chunk.max(1) {
         blobs.bind(store).await?;
-        let name = job::name(options, &fingerprint, &store.store_id().await?.to_string());
-        let job = Job::open(blobs, &name, store.now().await?, range, options).await?;
-        range = job.range;
+        let what = job::what(options, &fingerprint, &store.store_id().await?.to_string());
+        let job = Job::open(blobs, what, store.now().await?, range, options.restart).await?;
+        // The windows it began with.
+        range = job.range();
         training.job = Some(job);
     }
     if let (Source::Windows(store, _), Some(range)) = (&source, range) {
@@ -399,7 +410,7 @@ impl Training<'_> {
         let Some(last) = job.last() else { return 0 };
         listed.retain(|l| l.key > last);
         let series = self.total - listed.len() as u64;
-        self.options.observer.tell(Progress::Resumed { began: job.began, series });
+        self.options.observer.tell(Progress::Resumed { began: job.began(), series });
         series
     }
 
@@ -431,7 +442,10 @@ impl Training<'_> {
         };
         let fits = fits::fit_all(jobs, self.options, &tell).await?;
         match &mut self.job {
-            Some(job) => job.keep(fits, upto).await?,
+            Some(job) => {
+                job.keep(fits, upto).await?;
+                self.options.observer.tell(Progress::Kept { series: total - left });
+            }
             None => self.kept.extend(fits),
         }
         self.options.observer.tell(Progress::Fitting { done: total - left, total, failed: self.failed() });
@@ -482,6 +496,9 @@ impl Training<'_> {
                 max_series: self.options.max_series,
                 activate: self.options.activate,
             };
+            if let Some(job) = &self.job {
+                job.confirm().await?;
+            }
             registry::add(store, blobs, new).await
         };
         // A store that did not answer is no reason to fit everything again.
