@@ -60,7 +60,9 @@ fn killed(servers: &Servers, database: &Database) -> Test {
     let service = fleetscore.start(&[&command[..], &["--threads", "1"]].concat());
     wait_until("a second finished chunk", Duration::from_secs(120), || {
         service.assert_alive();
-        let done = files(&models.join("training")).iter().any(|f| f.ends_with("chunk-00001.parquet"));
+        let done = files(&models.join("training"))
+            .iter()
+            .any(|f| f.to_string_lossy().ends_with("-chunk-00001.parquet"));
         if done { Ok(()) } else { Err("not yet".into()) }
     });
     service.kill();

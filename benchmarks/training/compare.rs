@@ -48,7 +48,8 @@ pub(crate) struct Compared {
 /// Both solvers stop where no pair of variables violates the conditions by more than the tolerance ε. As Σα = ν·n, the
 /// dual objective is then within ε·ν·n of its optimum, and as it is quadratic in w with ‖w‖²/2, ‖w − w*‖² ≤ 2·ε·ν·n.
 /// k(x, x) is 1, so ⟨w, x⟩ is off by at most √(2·ε·ν·n), twice that between two solutions; ρ lies between sums of two
-/// rows that are ε apart, which are off by as much.
+/// rows that are ε apart, which are off by as much. (Where a solution has no row strictly between the bounds of its α, ρ
+/// may lie anywhere between two rows, and this bound need not hold: such a set would be reported, to be looked at.)
 fn allowed(set: &Set) -> f64 {
     let off = (2.0 * set.tolerance * set.nu * set.count() as f64).sqrt();
     4.0 * off + 2.0 * set.tolerance
@@ -69,7 +70,6 @@ pub(crate) fn compare(set: &Set, ours: &Found, theirs: &Found) -> Result<Compare
     let outside = |found: &Found| found.rows.iter().filter(|d| is_anomaly(*d + found.border)).count();
     let may = (set.nu * set.count() as f64).floor() as usize;
     let allowed = allowed(set);
-    // ρ of a set of rows that all are at the upper or lower bound may lie anywhere between two of them.
     let too_far = !(difference <= allowed);
     let our_excess = outside(ours).saturating_sub(may);
     let wrong = if too_far {

@@ -15,13 +15,14 @@ use fleetscore_store::Store;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use regex::Regex;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Series without a model, and warnings, that a person is shown one by one.
-const FAILURES: usize = 20;
-const WARNINGS: usize = 5;
+/// Reasons of series without a model, and of warnings, that a person is shown.
+const REASONS: usize = 10;
 /// How often the log tells of progress.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -158,7 +159,10 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
         ..defaults
     };
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
-    display.end();
+    let kept = display.end();
+    if report.is_err() && kept > 0 {
+        eprintln!("{kept} series are done and kept: the same command goes on from there");
+    }
     let report = report??;
     if args.json {
         output::print(&train_json(&report, options.activate).to_string());
@@ -189,21 +193,49 @@ fn train_json(report: &TrainReport, active: bool) -> serde_json::Value {
 
 fn tell(report: &TrainReport, active: bool) {
     let TrainReport { version, trained, failed, warnings, .. } = report;
-    let some = |what: &str, list: &[(SeriesName, String)], shown: usize| {
-        for (series, why) in list.iter().take(shown) {
-            eprintln!("{what} {series}: {why}");
-        }
-        if list.len() > shown {
-            eprintln!("{what} {} more series (--json lists all)", list.len() - shown);
-        }
-    };
-    some("no model for", failed, FAILURES);
-    some("warning:", warnings, WARNINGS);
+    for line in grouped("no model for", failed, &format!("fleetscore models failures {version}")) {
+        eprintln!("{line}");
+    }
+    for line in grouped("warning:", warnings, "--json") {
+        eprintln!("{line}");
+    }
     let active = if active { "active" } else { "not active" };
     output::print(&format!(
         "model set {version}: {trained} models trained, {} series without; {active}",
         failed.len()
     ));
+}
+
+/// A line for each reason, the most frequent first, with one series that has it.
+fn grouped(what: &str, list: &[(SeriesName, String)], all: &str) -> Vec<String> {
+    let mut groups: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (at, (_, why)) in list.iter().enumerate() {
+        groups.entry(kind(why)).or_insert((0, at)).0 += 1;
+    }
+    let mut groups: Vec<(usize, usize)> = groups.into_values().collect();
+    groups.sort_by_key(|(count, first)| (std::cmp::Reverse(*count), *first));
+    let line = |(count, first): &(usize, usize)| {
+        let (series, why) = &list[*first];
+        match count {
+            1 => format!("{what} {series}: {why}"),
+            _ => format!("{what} {count} series, {series} is one: {why}"),
+        }
+    };
+    let mut lines: Vec<String> = groups.iter().take(REASONS).map(line).collect();
+    if groups.len() > REASONS {
+        let left: usize = groups[REASONS..].iter().map(|(count, _)| count).sum();
+        lines.push(format!("{what} {left} more series, for other reasons"));
+    }
+    if lines.len() < list.len() {
+        lines.push(format!("({all} lists all of them)"));
+    }
+    lines
+}
+
+/// A reason without its numbers, which differ from series to series.
+fn kind(why: &str) -> String {
+    let word = |w: &str| if w.contains(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { w.to_owned() };
+    why.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) async fn export(args: Export, context: &Context, store: &Arc<dyn Store>) -> Outcome {
@@ -232,6 +264,8 @@ pub(super) async fn export(args: Export, context: &Context, store: &Arc<dyn Stor
 /// How far it is: a bar on a terminal, now and then a line of the log elsewhere.
 struct Display {
     bar: Option<(MultiProgress, ProgressBar)>,
+    /// Series that a kill would not lose.
+    kept: Arc<AtomicU64>,
 }
 
 impl Display {
@@ -244,14 +278,17 @@ impl Display {
             logging::set_picture(Some(multi.clone()));
             (multi, bar)
         });
-        Self { bar }
+        Self { bar, kept: Arc::default() }
     }
 
     fn observer(&self) -> Observer {
         let log = Mutex::new(Log { stage: 1, said: Instant::now() });
-        let bar = self.bar.clone().map(|(_, bar)| bar);
+        let (bar, kept) = (self.bar.clone().map(|(_, bar)| bar), self.kept.clone());
         Observer::new(move |progress| {
-            let (stage, text, at) = words(&progress);
+            if let Progress::Kept { series } | Progress::Resumed { series, .. } = progress {
+                kept.store(series, Ordering::Relaxed);
+            }
+            let Some((stage, text, at)) = words(&progress) else { return };
             let Some(bar) = &bar else {
                 let due = log.lock().is_ok_and(|mut log| log.is_due(stage, at));
                 if due {
@@ -269,12 +306,14 @@ impl Display {
         })
     }
 
-    fn end(self) {
+    /// The series that are kept.
+    fn end(self) -> u64 {
         logging::set_picture(None);
         if let Some((multi, bar)) = self.bar {
             bar.finish_and_clear();
             let _ = multi.clear();
         }
+        self.kept.load(Ordering::Relaxed)
     }
 }
 
@@ -298,9 +337,9 @@ impl Log {
     }
 }
 
-/// A number for each stage, what to say, and how far it is.
-fn words(progress: &Progress) -> (usize, String, Option<(u64, u64)>) {
-    match *progress {
+/// A number for each stage, what to say, and how far it is; `None` where there is nothing to say.
+fn words(progress: &Progress) -> Option<(usize, String, Option<(u64, u64)>)> {
+    Some(match *progress {
         Progress::Resumed { began, series } => (
             0,
             format!(
@@ -319,8 +358,9 @@ fn words(progress: &Progress) -> (usize, String, Option<(u64, u64)>) {
             format!("fitting: {done} of {total} series, {failed} without a model"),
             Some((done, total)),
         ),
+        Progress::Kept { .. } => return None,
         Progress::Adding => (usize::MAX - 1, "writing the model set".to_owned(), None),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -338,6 +378,30 @@ mod tests {
         assert!(log.is_due(usize::MAX - 1, None));
         log.said = Instant::now().checked_sub(LOG_EVERY).unwrap();
         assert!(log.is_due(3, Some((1, 10))));
+    }
+
+    #[test]
+    fn reasons_are_told_once_with_the_number_of_their_series() {
+        let series = |n: usize| SeriesName::new(format!("d{n}"), "s");
+        let few = |n: usize| (series(n), format!("has {} windows, and at least 20 are wanted", n % 20));
+        let mut list: Vec<(SeriesName, String)> = (0..500).map(few).collect();
+        list.insert(0, (series(900), "the solver panicked: oh".into()));
+        let lines = grouped("no model for", &list, "x");
+        assert_eq!(
+            lines,
+            [
+                "no model for 500 series, d0/s is one: has 0 windows, and at least 20 are wanted",
+                "no model for d900/s: the solver panicked: oh",
+                "(x lists all of them)",
+            ]
+        );
+        // However many reasons there are.
+        let word = |n: usize| char::from(b'a' + n as u8).to_string();
+        let list: Vec<_> = (0..26).map(|n| (series(n), word(n))).collect();
+        let lines = grouped("warning:", &list, "x");
+        assert_eq!((lines.len(), lines[10].as_str()), (12, "warning: 16 more series, for other reasons"));
+        assert_eq!(grouped("warning:", &list[..1], "x"), ["warning: d0/s: a"]);
+        assert!(grouped("warning:", &[], "x").is_empty());
     }
 
     #[test]

@@ -124,7 +124,8 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     async fn pane_range(&self) -> Result<Option<(Timestamp, Timestamp)>>;
 
     /// Starts of panes with data that lie in `[range.start, range.end)`, at most `limit`: ascending, or from the newest
-    /// back. Must not cost more for a range that is mostly empty, however long it is.
+    /// back. Must not cost more for a range that is mostly empty, however long it is, nor for panes of many series: this
+    /// is how to ask whether a range has any windows.
     ///
     /// This default probes with [`Store::windows`]; a store with an index does it in one statement.
     async fn panes(&self, range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>> {

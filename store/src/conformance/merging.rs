@@ -164,6 +164,8 @@ async fn many_rows_in_one_checkpoint_are_one_transaction(store: Arc<dyn Store>) 
         assert_eq!(stored.len(), ids.len());
         assert!(stored.values().all(|w| w.version == 3 * version), "the sum of the panes' versions");
         assert!(stored.iter().all(|(id, w)| w.values[0] == Some(f64::from(*id))));
+        assert_eq!(s.store.panes(span(0, 9), false, 99).await.unwrap(), [at(0), at(1), at(2)]);
+        assert_eq!(s.store.panes(span(1, 9), false, 1).await.unwrap(), [at(1)]);
     }
     assert_eq!(s.store.changed_panes(100).await.unwrap().len(), 6);
 }

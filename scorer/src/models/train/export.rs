@@ -59,7 +59,8 @@ pub async fn export_training(store: &dyn Store, options: &TrainOptions, out: &st
     }
     let options = Arc::new(options.clone());
     let range = windows::range(store, &options).await?;
-    let mut listed = windows::series(store, range, &options).await?;
+    let mut listed = windows::series(store, &options).await?;
+    let source = Source::windows(store, range, &options, &mut listed).await?;
     let (root, name) = place(out)?;
     let mut writer = Some(Writer::new(&options).map_err(internal)?);
     let upload =
@@ -67,7 +68,6 @@ pub async fn export_training(store: &dyn Store, options: &TrainOptions, out: &st
     let mut upload = Upload { parts: Some(WriteMultipart::new(upload)), out, root: &root, name: &name };
     let mut report =
         ExportReport { path: format!("{}/{name}", root.url()), series: 0, rows: 0, windows: 0, range };
-    let source = Source::Windows(store, range);
     let passes = passes(&listed, &options);
     for pass in 1..=passes {
         let rest = listed.split_off(pass_end(&listed, &options));

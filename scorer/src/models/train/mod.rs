@@ -6,16 +6,19 @@
 //! | `parquet` | rows from Parquet files |
 //! | `sample` | which rows of a series a fit gets |
 //! | `fits` | many series at once, on all cores |
-//! | `job` | what is kept of a long training, so that it can be gone on with |
+//! | `job`, `chunk` | what is kept of a long training, so that it can be gone on with |
 //! | `export` | the same rows as Parquet, for other trainers |
 //!
 //! **Memory.** Rows are gathered for as many series at once as fit into [`TrainOptions::memory`], by an upper bound that
-//! is known beforehand: a series has at most one row for each window of the range, and of more than `max_rows` it keeps
-//! at most twice as many. More series are gathered in several passes, each of which reads the windows of the range
-//! once: 512 MiB hold 120,000 series of 200 rows of one feature, or 13,000 of 2,000 rows and more. Cost is therefore
+//! is known beforehand: a series has at most one row for each window of the range that has data, and of more than
+//! `max_rows` it keeps at most twice as many. More series are gathered in several passes, each of which reads these
+//! windows once: 512 MiB hold 120,000 series of 200 rows of one feature, or 13,000 of 2,000 rows and more. Cost is therefore
 //! linear in the windows, times the passes. Fits that run at once hold a kernel matrix each and stay within the same
 //! limit.
 
+mod chunk;
+#[cfg(test)]
+mod counting;
 mod export;
 mod fits;
 mod job;
@@ -39,6 +42,7 @@ use regex::Regex;
 use sample::Sample;
 pub use sample::Sampling;
 use std::sync::Arc;
+use windows::Found;
 
 /// Series of one chunk at most…
 const CHUNK_SERIES: usize = 1_000;
@@ -125,6 +129,11 @@ pub enum Progress {
         total: u64,
         /// Series without a model so far.
         failed: u64,
+    },
+    /// What is done is kept: a kill from here on loses none of it.
+    Kept {
+        /// Series that are done.
+        series: u64,
     },
     /// All are fitted; the set is written.
     Adding,
@@ -278,11 +287,23 @@ struct Gathered {
 
 /// Where the rows come from.
 enum Source<'a> {
-    Windows(&'a dyn Store, Interval),
+    Windows(&'a dyn Store, Found),
     Parquet(parquet::Files),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The windows of a range, which say how many rows these series have at most.
+    async fn windows(
+        store: &'a dyn Store,
+        range: Interval,
+        options: &TrainOptions,
+        listed: &mut [Listed],
+    ) -> Result<Self> {
+        let found = Found::find(store, range, options.window_us).await?;
+        listed.iter_mut().for_each(|l| l.rows = found.count());
+        Ok(Self::Windows(store, found))
+    }
+
     async fn gather(
         &self,
         options: &Arc<TrainOptions>,
@@ -290,7 +311,7 @@ impl Source<'_> {
         pass: (usize, usize),
     ) -> Result<Gathered> {
         let total = match self {
-            Self::Windows(_, range) => (range.len_us() / options.window_us) as u64,
+            Self::Windows(_, found) => found.count(),
             Self::Parquet(files) => files.rows(),
         };
         let progress = |done: u64| {
@@ -298,7 +319,7 @@ impl Source<'_> {
             options.observer.tell(Progress::Gathering { pass, passes, done, total });
         };
         match self {
-            Self::Windows(store, range) => windows::gather(*store, *range, options, listed, &progress).await,
+            Self::Windows(store, found) => windows::gather(*store, found, options, listed, &progress).await,
             Self::Parquet(files) => files.gather(options, listed, &progress).await,
         }
     }
@@ -329,9 +350,13 @@ fn passes(mut listed: &[Listed], options: &TrainOptions) -> usize {
 /// series that cannot be fitted does not keep the others from it.
 ///
 /// A training of more series than [`TrainOptions::chunk`] keeps what is done in blob storage below `models/training`,
-/// and a later call with the same options goes on from there, with the windows that the first one began with (for a
+/// and a later call with the same options goes on from there, with the range that the first one began with (for a
 /// day, where the options leave the range open). The folder is gone when the set is there. How many threads fit, and
-/// whether it was interrupted, changes no bit of the result.
+/// whether it was interrupted, changes no bit of the result. A second call with the same options, while a first one
+/// runs, takes over from it: the first one ends with an error.
+///
+/// A series is fitted to its windows as they are when its turn comes, in an unbroken training as in a resumed one:
+/// where late readings or retention change windows of the range meanwhile, series that are done stay as they are.
 ///
 /// # Errors
 /// [`ModelError::Usage`] for options that make no sense, a store without windows in the range, files that cannot be
@@ -341,8 +366,8 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let options = &Arc::new(options.clone());
     let (mut source, mut listed, mut range, fingerprint) = if options.parquet.is_empty() {
         let range = windows::range(store, options).await?;
-        let listed = windows::series(store, range, options).await?;
-        (Source::Windows(store, range), listed, Some(range), "windows".to_owned())
+        let listed = windows::series(store, options).await?;
+        (Source::Windows(store, Found::default()), listed, Some(range), "windows".to_owned())
     } else {
         let files = parquet::Files::open(&options.parquet).await?;
         let parquet::Scan { listed, range } = files.scan(options).await?;
@@ -352,15 +377,14 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let mut training = Training { options, job: None, kept: Vec::new(), total: listed.len() as u64 };
     if listed.len() > options.chunk.max(1) {
         blobs.bind(store).await?;
-        let name = job::name(options, &fingerprint, &store.store_id().await?.to_string());
-        let job = Job::open(blobs, &name, store.now().await?, range, options).await?;
-        range = job.range;
-        if let (Source::Windows(store, _), Some(range)) = (&source, range) {
-            // The windows it began with.
-            listed = windows::series(*store, range, options).await?;
-            source = Source::Windows(*store, range);
-        }
+        let what = job::what(options, &fingerprint, &store.store_id().await?.to_string());
+        let job = Job::open(blobs, what, store.now().await?, range, options.restart).await?;
+        // The windows it began with.
+        range = job.range();
         training.job = Some(job);
+    }
+    if let (Source::Windows(store, _), Some(range)) = (&source, range) {
+        source = Source::windows(*store, range, options, &mut listed).await?;
     }
     let resumed = training.resume(&mut listed);
     training.run(&source, listed).await?;
@@ -386,7 +410,7 @@ impl Training<'_> {
         let Some(last) = job.last() else { return 0 };
         listed.retain(|l| l.key > last);
         let series = self.total - listed.len() as u64;
-        self.options.observer.tell(Progress::Resumed { began: job.began, series });
+        self.options.observer.tell(Progress::Resumed { began: job.began(), series });
         series
     }
 
@@ -418,7 +442,10 @@ impl Training<'_> {
         };
         let fits = fits::fit_all(jobs, self.options, &tell).await?;
         match &mut self.job {
-            Some(job) => job.keep(fits, upto).await?,
+            Some(job) => {
+                job.keep(fits, upto).await?;
+                self.options.observer.tell(Progress::Kept { series: total - left });
+            }
             None => self.kept.extend(fits),
         }
         self.options.observer.tell(Progress::Fitting { done: total - left, total, failed: self.failed() });
@@ -469,6 +496,9 @@ impl Training<'_> {
                 max_series: self.options.max_series,
                 activate: self.options.activate,
             };
+            if let Some(job) = &self.job {
+                job.confirm().await?;
+            }
             registry::add(store, blobs, new).await
         };
         // A store that did not answer is no reason to fit everything again.

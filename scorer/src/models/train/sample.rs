@@ -52,7 +52,7 @@ impl Sample {
     /// Bytes that the sample of a series with so many rows takes at most.
     pub(crate) fn bytes(sampling: Sampling, rows: u64, max: usize, width: usize) -> usize {
         let kept = match sampling {
-            Sampling::Even => 2 * max,
+            Sampling::Even => max.saturating_mul(2),
             Sampling::Random { .. } => max,
         };
         let rows = rows.min(kept as u64) as usize;
@@ -73,7 +73,7 @@ impl Sample {
                 if !place.is_multiple_of(1 << *shift) {
                     return;
                 }
-                if self.keys.len() == 2 * max {
+                if self.keys.len() == max.saturating_mul(2) {
                     *shift += 1;
                     halve(&mut self.values, row.len());
                     halve(&mut self.keys, 1);
@@ -171,7 +171,9 @@ mod tests {
         let mut sample = Sample::new(sampling, &SeriesName::new(device, "s"));
         for i in 0..n {
             sample.push(i, &[i as f64, -(i as f64)], max);
-            assert!(sample.keys.len() <= 2 * max && sample.values.len() == 2 * sample.keys.len());
+            assert!(
+                sample.keys.len() <= max.saturating_mul(2) && sample.values.len() == 2 * sample.keys.len()
+            );
             let allowed = Sample::bytes(sampling, i as u64 + 1, max, 2);
             let used = (sample.values.capacity() + sample.keys.capacity()) * 8;
             assert!(used <= allowed, "{used} bytes of {allowed} at {i} of at most {max}");
@@ -188,7 +190,9 @@ mod tests {
 
     #[test]
     fn an_even_sample_is_evenly_spaced_and_bounded() {
-        for (n, max) in [(0, 5), (1, 5), (5, 5), (9, 5), (10, 5), (11, 5), (1000, 7), (100_000, 100)] {
+        for (n, max) in
+            [(0, 5), (1, 5), (5, 5), (9, 5), (10, 5), (11, 5), (1000, 7), (100_000, 100), (99, usize::MAX)]
+        {
             let rows = sample(Sampling::Even, "d", n, max).finish(max, 2);
             assert_eq!(rows.keys.len(), (n as usize).min(max), "{n} of at most {max}");
             let firsts = firsts(&rows);

@@ -165,30 +165,59 @@ async fn other_options_a_restart_and_a_broken_chunk_begin_where_they_must() {
 }
 
 #[tokio::test]
-async fn a_resumed_training_keeps_the_windows_it_began_with() {
+async fn a_resumed_training_keeps_the_range_it_began_with_and_reads_windows_as_they_are() {
     let p = place().await;
     let options = TrainOptions { chunk: 4, parallelism: 1, ..train_options() };
+    let before = train(&p.store, &p.blobs, &options).await.unwrap();
+    interrupted(&p, &options, 8).await;
+    // Late readings change half of the windows, and newer windows come.
+    with_panes(&p, &(START + 30..START + 70).collect::<Vec<_>>(), 23, |id, pane| 3.0 * wave(id, pane)).await;
+    let report = train(&p.store, &p.blobs, &options).await.unwrap();
+    let done = report.resumed as usize;
+    assert!((8..23).contains(&done), "{done}");
+    assert_eq!((report.range, report.windows), (before.range, before.windows));
+    let end = before.range.map(|r| r.end);
+    let after = train(&p.store, &p.blobs, &TrainOptions { to: end, ..options.clone() }).await.unwrap();
+    let (old, new) = (entries(&p, before.version).await, entries(&p, after.version).await);
+    assert!(old.iter().zip(&new).all(|(a, b)| a != b));
+    // What was done stays, the rest is fitted to what there is now.
+    assert_eq!(entries(&p, report.version).await, [&old[..done], &new[done..]].concat());
+    // Nothing of it is left for the next one.
+    let next = train(&p.store, &p.blobs, &options).await.unwrap();
+    assert_eq!((next.resumed, next.windows), (0, 23 * 70));
+}
+
+#[tokio::test]
+async fn two_at_once_make_whole_sets_or_say_that_there_is_another() {
+    let p = place().await;
+    let options = TrainOptions { chunk: 2, parallelism: 1, ..train_options() };
     let whole = train(&p.store, &p.blobs, &options).await.unwrap();
-    interrupted(&p, &options, 8).await;
-    // The same job, a different newest window: as if panes had come since.
-    let kept = p.blobs.list("models/training").await.unwrap();
-    let about = kept.iter().find(|o| o.name.ends_with("job.json")).unwrap();
-    let text = String::from_utf8(p.blobs.get(&about.name).await.unwrap().to_vec()).unwrap();
-    let end = whole.range.unwrap().end.0;
-    let shorter = text.replace(&end.to_string(), &(end - 10 * MINUTE).to_string());
-    assert_ne!(text, shorter);
-    p.blobs.store.put(&p.blobs.path(&about.name), shorter.clone().into()).await.unwrap();
-    let report = train(&p.store, &p.blobs, &options).await.unwrap();
-    assert!(report.resumed > 0);
-    assert_eq!(report.range.unwrap().end.0, end - 10 * MINUTE);
-    // A day later, what has changed since is wanted.
-    interrupted(&p, &options, 8).await;
-    let began: i64 =
-        serde_json::from_str::<serde_json::Value>(&shorter).unwrap()["began_us"].as_i64().unwrap();
-    let old = shorter.replace(&began.to_string(), &(began - 25 * 3600 * 1_000_000).to_string());
-    p.blobs.store.put(&p.blobs.path(&about.name), old.into()).await.unwrap();
-    let report = train(&p.store, &p.blobs, &options).await.unwrap();
-    assert_eq!((report.resumed, report.range), (0, whole.range));
+    let wanted = entries(&p, whole.version).await;
+    for (begun, restart) in [(false, false), (true, false), (true, true)] {
+        if begun {
+            interrupted(&p, &options, 8).await;
+        }
+        let other = TrainOptions { restart, ..options.clone() };
+        let (one, two) = tokio::join!(train(&p.store, &p.blobs, &options), train(&p.store, &p.blobs, &other));
+        let mut sets = 0;
+        for report in [one, two] {
+            match report {
+                Ok(report) => {
+                    sets += 1;
+                    assert_eq!(entries(&p, report.version).await, wanted);
+                }
+                Err(e) => assert!(e.to_string().contains("another training"), "{e}"),
+            }
+        }
+        assert!(sets > 0, "one of them comes to its end");
+        assert_eq!(p.blobs.list("models/training").await.unwrap(), []);
+    }
+    // Of different options, both.
+    let other = TrainOptions { nu: 0.2, ..options.clone() };
+    let (one, two) = tokio::join!(train(&p.store, &p.blobs, &options), train(&p.store, &p.blobs, &other));
+    assert_eq!(entries(&p, one.unwrap().version).await, wanted);
+    assert_ne!(entries(&p, two.unwrap().version).await, wanted);
+    assert_eq!(p.blobs.list("models/training").await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Stored windows as training rows: every window of a range, read in the order of time.
+//! Stored windows as training rows: every window of a range that has data, read in the order of time.
 
 use super::{Gathered, Listed, Sample, TrainOptions};
 use crate::models::{ModelError, Result};
@@ -9,8 +9,58 @@ use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_store::{Store, StoreError};
 use futures::TryStreamExt;
 
-/// A stretch of so many windows is asked for as one first: most of an old store's time may be empty.
-const STRETCHES: [i64; 2] = [1 << 18, 1 << 9];
+/// Panes that are asked for in one question.
+const PANES: usize = 4_096;
+
+/// The windows of a range that have data. They are found by the panes that the store lists, one look-up in an index for
+/// each and none for what lies between, so that neither the length of a range nor its rows cost anything here.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Windows that follow each other without a gap, ascending.
+    runs: Vec<Interval>,
+    count: u64,
+}
+
+impl Found {
+    /// Asks for them once, so that every pass reads the same windows.
+    pub(super) async fn find(store: &dyn Store, range: Interval, len_us: i64) -> Result<Self> {
+        let mut found = Self::default();
+        let mut rest = range;
+        while rest.start < rest.end {
+            let panes = store.panes(rest, false, PANES).await?;
+            for pane in &panes {
+                rest.start = found.add(*pane, len_us).max(rest.start);
+            }
+            if panes.len() < PANES {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds the window that a pane is in; its end.
+    fn add(&mut self, pane: Timestamp, len_us: i64) -> Timestamp {
+        let start = Timestamp(pane.0.div_euclid(len_us) * len_us);
+        let window = Interval::starting(start, len_us);
+        match self.runs.last_mut() {
+            Some(run) if start < run.end => return run.end,
+            Some(run) if start == run.end => run.end = window.end,
+            _ => self.runs.push(window),
+        }
+        self.count += 1;
+        window.end
+    }
+
+    /// Number of windows.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn starts(&self, len_us: i64) -> impl Iterator<Item = Timestamp> + '_ {
+        let of = move |run: &Interval| (run.start.0..run.end.0).step_by(len_us.max(1) as usize);
+        self.runs.iter().flat_map(of).map(Timestamp)
+    }
+}
 
 /// The whole windows, aligned to the epoch, that the options and the stored panes leave.
 pub(super) async fn range(store: &dyn Store, options: &TrainOptions) -> Result<Interval> {
@@ -37,70 +87,33 @@ pub(super) async fn range(store: &dyn Store, options: &TrainOptions) -> Result<I
     Ok(Interval { start: Timestamp(from), end: Timestamp(to) })
 }
 
-/// The series that are asked for, ascending by id.
-pub(super) async fn series(
-    store: &dyn Store,
-    range: Interval,
-    options: &TrainOptions,
-) -> Result<Vec<Listed>> {
-    let rows = (range.len_us() / options.window_us) as u64;
+/// The series that are asked for, ascending by id, before it is known how many windows there are.
+pub(super) async fn series(store: &dyn Store, options: &TrainOptions) -> Result<Vec<Listed>> {
     let all = store.series().await?.into_iter().filter(|(_, name)| options.wants(name));
-    let mut listed: Vec<Listed> = all.map(|(id, name)| Listed { key: u64::from(id), name, rows }).collect();
+    let mut listed: Vec<Listed> = all.map(|(id, name)| Listed { key: id.into(), name, rows: 0 }).collect();
     listed.sort_by_key(|l| l.key);
     Ok(listed)
 }
 
-/// Reads all windows of a range, for these series (ascending by id).
+/// Reads these windows, for these series (ascending by id).
 pub(super) async fn gather(
     store: &dyn Store,
-    range: Interval,
+    windows: &Found,
     options: &TrainOptions,
     listed: &[Listed],
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Gathered> {
     let samples = listed.iter().map(|l| Sample::new(options.sampling, &l.name)).collect();
     let mut reading = Reading { options, listed, gathered: Gathered { samples } };
-    // Stretches still to be looked at, the earliest on top, with the level they are to be cut at.
-    let mut stretches = vec![(range, 0)];
-    while let Some((stretch, level)) = stretches.pop() {
-        progress((stretch.start.0.abs_diff(range.start.0)) / options.window_us as u64);
-        let windows = stretch.len_us() / options.window_us;
-        // Only worth the question where the answer may save many.
-        if windows > 8 && windows < range.len_us() / options.window_us && is_empty(store, stretch).await? {
-            continue;
+    progress(0);
+    for (start, done) in windows.starts(options.window_us).zip(1..) {
+        let mut batches = store.windows(Interval::starting(start, options.window_us)).await?;
+        while let Some(batch) = batches.try_next().await? {
+            reading.add(start, &batch)?;
         }
-        if let Some(size) = STRETCHES.get(level) {
-            let pieces = (windows + size - 1) / size;
-            let piece = |i: i64| {
-                let start = stretch.start.plus_us(i * size * options.window_us);
-                Interval { start, end: start.plus_us(size * options.window_us).min(stretch.end) }
-            };
-            stretches.extend((0..pieces).rev().map(|i| (piece(i), level + 1)));
-            continue;
-        }
-        // One after the other.
-        let mut start = stretch.start;
-        while start < stretch.end {
-            let window = Interval::starting(start, options.window_us);
-            let mut batches = store.windows(window).await?;
-            while let Some(batch) = batches.try_next().await? {
-                reading.add(start, &batch)?;
-            }
-            start = window.end;
-            progress((start.0.abs_diff(range.start.0)) / options.window_us as u64);
-        }
+        progress(done);
     }
     Ok(reading.gathered)
-}
-
-async fn is_empty(store: &dyn Store, stretch: Interval) -> Result<bool> {
-    let mut batches = store.windows(stretch).await?;
-    while let Some(batch) = batches.try_next().await? {
-        if batch.num_rows() > 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 struct Reading<'a> {
@@ -142,5 +155,69 @@ impl Reading<'_> {
             return Some(next);
         }
         self.listed.binary_search_by_key(&key, |l| l.key).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::counting::Counting;
+    use super::super::{Sampling, export_training, train};
+    use super::*;
+    use crate::models::tests::{MINUTE, Place, START, train_options, wave, with_panes};
+
+    /// A dense hour, and a few minutes eighty years later: the rows are read once, window by window, and what has
+    /// none is never asked for.
+    #[tokio::test]
+    async fn only_windows_with_data_are_read_and_each_once_a_pass() {
+        let p = Place::new().await;
+        let later = START + 80 * 365 * 1440;
+        let panes: Vec<i64> = (START..START + 60).chain([later, later + 7]).collect();
+        with_panes(&p, &panes, 6, wave).await;
+        let Place { dir: _dir, store, blobs } = p;
+        let store = Counting::new(store);
+        let size = Sample::bytes(Sampling::Even, 62, 1000, 1);
+        for (len, passes) in [(MINUTE, 1), (MINUTE, 3), (20 * MINUTE, 1)] {
+            let len_panes = len / MINUTE;
+            let mut starts: Vec<i64> = panes.iter().map(|t| t.div_euclid(len_panes) * len).collect();
+            starts.dedup();
+            let options = TrainOptions {
+                window_us: len,
+                memory: size * 6 / passes,
+                min_rows: 2,
+                activate: false,
+                ..train_options()
+            };
+            let report = train(&store, &blobs, &options).await.unwrap();
+            assert_eq!(report.windows, 6 * starts.len() as u64);
+            let read: Vec<Interval> = std::mem::take(&mut *store.read.lock().unwrap());
+            let window = |start: &i64| Interval::starting(Timestamp(*start), len);
+            let wanted: Vec<Interval> = starts.iter().map(window).collect();
+            assert_eq!(read, wanted.repeat(passes), "{len} in {passes} passes");
+            // Existence is asked of the panes alone, in one question where they are few.
+            let listed = std::mem::take(&mut *store.listed.lock().unwrap());
+            assert_eq!(listed, [(report.range.unwrap(), PANES)]);
+        }
+        let out = tempfile::tempdir().unwrap();
+        export_training(&store, &train_options(), out.path().to_str().unwrap()).await.unwrap();
+        assert_eq!((store.read.lock().unwrap().len(), store.listed.lock().unwrap().len()), (62, 1));
+    }
+
+    #[tokio::test]
+    async fn panes_are_listed_in_pieces_that_end_between_windows() {
+        let p = Place::new().await;
+        // More than one question's worth; windows of 100 panes, one of which begins where the first question ends.
+        let panes: Vec<i64> = (START..START + 10_000).filter(|m| m / 100 % 7 != 3).collect();
+        with_panes(&p, &panes, 1, wave).await;
+        let store = Counting::new(p.store);
+        let range = Interval::starting(Timestamp(START * MINUTE), 10_000 * MINUTE);
+        for len in [1, 100, 5_000, 10_000] {
+            let found = Found::find(&store, range, len * MINUTE).await.unwrap();
+            let starts: Vec<i64> = found.starts(len * MINUTE).map(|t| t.0 / MINUTE).collect();
+            let mut wanted: Vec<i64> = panes.iter().map(|m| m / len * len).collect();
+            wanted.dedup();
+            assert_eq!((found.count(), &starts), (wanted.len() as u64, &wanted), "{len}");
+            let listed = std::mem::take(&mut *store.listed.lock().unwrap());
+            assert!(listed.len() <= 1 + panes.len() / PANES + 1, "{listed:?}");
+        }
     }
 }
