@@ -55,7 +55,7 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         Sorted { models: new.entries, order, features: new.features.len(), pattern: new.pattern.clone() };
     let parts = put_parts(blobs, &path, sorted).await?;
     let created_at = store.now().await?;
-    let mut manifest = Manifest {
+    let manifest = Manifest {
         format: FORMAT,
         version,
         origin: new.origin.into(),
@@ -65,13 +65,12 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         pattern: new.pattern,
         models: models as u64,
         refused: refused as u64,
-        checksum: String::new(),
         trained_on: new.trained_on.map(|i| (i.start.to_rfc3339(), i.end.to_rfc3339())),
         training_rows,
         parts,
     };
-    manifest.checksum = manifest.sum();
     let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| ModelError::Internal(e.to_string()))?;
+    let checksum = Manifest::checksum(&bytes);
     blobs.put_immutable(&format!("{path}/{MANIFEST}"), bytes.into()).await?;
     let row = ModelSetRow {
         version,
@@ -80,7 +79,7 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         models: models as i64,
         refused: refused as i64,
         origin: new.origin.into(),
-        checksum: manifest.checksum,
+        checksum,
         features: manifest.features,
         trained_on: new.trained_on,
         training_rows: training_rows.map(|rows| rows as i64),
@@ -178,23 +177,28 @@ async fn series_count(store: &dyn Store) -> Result<usize> {
     Ok(count)
 }
 
-/// What a set says of itself, checked against its row.
+/// What a set says of itself, checked against its row: byte by byte, as the row keeps the checksum.
 ///
 /// # Errors
-/// [`ModelError::Damaged`] where it is missing or does not fit.
+/// [`ModelError::Damaged`] where it is missing or is not what was written, [`ModelError::Usage`] where it has a format of
+/// another version of this program.
 pub async fn manifest(blobs: &Blobs, row: &ModelSetRow) -> Result<Manifest> {
     let bytes = file(blobs, row, MANIFEST).await?;
     let manifest = Manifest::parse(&bytes).map_err(|e| match e {
-        e @ PackError::Newer { .. } => ModelError::Usage(format!("model set {}: {e}", row.version)),
+        e @ (PackError::Newer { .. } | PackError::Older { .. }) => ModelError::Usage(format!("model set {}: {e}", row.version)),
         PackError::Damaged(what) => damaged(row, what),
         e => damaged(row, e.to_string()),
     })?;
+    let (found, recorded) = (Manifest::checksum(&bytes), &row.checksum);
+    if found != *recorded {
+        return Err(damaged(row, format!("the checksum of {MANIFEST} is {found}, recorded is {recorded}")));
+    }
     if manifest.version != row.version {
         return Err(damaged(row, format!("{MANIFEST} is that of version {}", manifest.version)));
     }
-    if manifest.checksum != row.checksum {
-        let (found, recorded) = (&manifest.checksum, &row.checksum);
-        return Err(damaged(row, format!("the checksum is {found}, recorded is {recorded}")));
+    if manifest.features != row.features {
+        let (found, recorded) = (manifest.features.join(", "), row.features.join(", "));
+        return Err(damaged(row, format!("{MANIFEST} names the features {found}, its row {recorded}")));
     }
     Ok(manifest)
 }
