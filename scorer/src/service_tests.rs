@@ -321,7 +321,8 @@ async fn sets_change_while_runs_are_scored_and_no_interval_mixes_them() {
             store.activate_model_set(1).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;
             store.activate_model_set(2).await.unwrap();
-            store.rollback_model_set().await.unwrap();
+            let back = store.model_set_before().await.unwrap().unwrap();
+            assert_eq!(store.rollback_model_set(back).await.unwrap(), Outcome::Done);
             tokio::time::sleep(Duration::from_millis(1)).await;
             store.activate_model_set(2).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -64,10 +64,18 @@ pub(super) async fn rollback(
     blobs: &Blobs,
 ) -> Outcome {
     let none = || Fail::user("no set was active before the present one");
-    let row = find(Some(store.model_set_before().await?.ok_or_else(none)?), store).await?;
+    let rollback = store.model_set_before().await?.ok_or_else(none)?;
+    let row = find(Some(rollback.to), store).await?;
     let checked = check(&row, args.no_verify, context, blobs).await?;
-    let version = store.rollback_model_set().await?.ok_or_else(none)?;
-    say(args.json, version, "is active again", checked.as_ref());
+    // What was verified becomes active, or nothing.
+    if store.rollback_model_set(rollback).await? == fleetscore_store::Outcome::Fenced {
+        return Err(Fail::work(format!(
+            "nothing was changed: another set was activated, or a rollback made, while model set {} was verified; see \
+             `fleetscore models list`",
+            row.version
+        )));
+    }
+    say(args.json, row.version, "is active again", checked.as_ref());
     Ok(Done::All)
 }
 
