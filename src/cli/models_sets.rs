@@ -51,6 +51,7 @@ pub(super) async fn activate(
     blobs: &Blobs,
 ) -> Outcome {
     let row = find(Some(args.version), store).await?;
+    fits(store, &row.features).await?;
     let checked = check(&row, args.no_verify, context, blobs).await?;
     store.activate_model_set(row.version).await?;
     say(args.json, row.version, "is active", checked.as_ref());
@@ -66,6 +67,7 @@ pub(super) async fn rollback(
     let none = || Fail::user("no set was active before the present one");
     let rollback = store.model_set_before().await?.ok_or_else(none)?;
     let row = find(Some(rollback.to), store).await?;
+    fits(store, &row.features).await?;
     let checked = check(&row, args.no_verify, context, blobs).await?;
     // What was verified becomes active, or nothing.
     if store.rollback_model_set(rollback).await? == fleetscore_store::Outcome::Fenced {
@@ -91,6 +93,14 @@ pub(super) async fn verify(args: &Verify, context: &Context, store: &dyn Store, 
         }
     }
     if checked.report.problems.is_empty() { Ok(Done::All) } else { Err(checked.damaged(&row)) }
+}
+
+/// A set that fits no schedule would make all runs wait, so it does not become active; what it does not fit is said.
+pub(super) async fn fits(store: &dyn Store, features: &[String]) -> Result<(), Fail> {
+    for unfit in models::check_activation(store, features).await? {
+        eprintln!("warning: {unfit}: its runs wait until a set is active that has them");
+    }
+    Ok(())
 }
 
 /// A damaged set would fail every run until somebody sees it, so it does not become active.

@@ -1,5 +1,6 @@
 //! Adding model sets, and what a set says of itself.
 
+use super::features::check_activation;
 use super::format::{FORMAT, MANIFEST, Models, Sorted};
 use super::open::{damaged, file};
 use super::{ModelError, Result};
@@ -43,6 +44,10 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
     if let Some(problem) = new.entries.problem(new.features.len()) {
         return Err(ModelError::Usage(problem));
     }
+    let features: Vec<String> = new.features.iter().map(ToString::to_string).collect();
+    if new.activate {
+        check_activation(store, &features).await?;
+    }
     blobs.bind(store).await?;
     let ids = intern(store, &new).await?;
     let order = in_order(&new.entries, &ids)?;
@@ -61,7 +66,7 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         origin: new.origin.into(),
         created_by: new.created_by.clone(),
         created_at: created_at.to_rfc3339(),
-        features: new.features.iter().map(ToString::to_string).collect(),
+        features,
         pattern: new.pattern,
         models: models as u64,
         refused: refused as u64,
@@ -185,7 +190,9 @@ async fn series_count(store: &dyn Store) -> Result<usize> {
 pub async fn manifest(blobs: &Blobs, row: &ModelSetRow) -> Result<Manifest> {
     let bytes = file(blobs, row, MANIFEST).await?;
     let manifest = Manifest::parse(&bytes).map_err(|e| match e {
-        e @ (PackError::Newer { .. } | PackError::Older { .. }) => ModelError::Usage(format!("model set {}: {e}", row.version)),
+        e @ (PackError::Newer { .. } | PackError::Older { .. }) => {
+            ModelError::Usage(format!("model set {}: {e}", row.version))
+        }
         PackError::Damaged(what) => damaged(row, what),
         e => damaged(row, e.to_string()),
     })?;
