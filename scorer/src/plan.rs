@@ -13,7 +13,7 @@ mod explain;
 mod pieces;
 mod rows;
 
-pub(crate) use explain::write_ranges;
+pub(crate) use explain::{ROWS as EXPLAINED, write_nearest, write_ranges};
 
 use crate::models::{MEND, ModelSet, listed};
 use arrow::array::RecordBatch;
