@@ -140,6 +140,9 @@ impl<S: Store> Store for FlakyStore<S> {
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
         self.inner.claim_publication(worker, lease_us).await
     }
+    async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
+        self.inner.renew_publication(publication, lease_us).await
+    }
     async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
         self.inner.confirm_publication(publication).await
     }
@@ -184,8 +187,8 @@ impl<S: Store> Store for FlakyStore<S> {
     async fn activate_model_set(&self, version: i64) -> Result<()> {
         self.inner.activate_model_set(version).await
     }
-    async fn rollback_model_set(&self) -> Result<Option<i64>> {
-        self.inner.rollback_model_set().await
+    async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome> {
+        self.inner.rollback_model_set(rollback).await
     }
     async fn query(&self, sql: &str) -> Result<QueryResult> {
         self.inner.query(sql).await

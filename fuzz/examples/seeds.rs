@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     std::fs::write(seeds.join("pack/empty.arrow"), ShardBuilder::new(1, PATTERN).finish()?)?;
     let file = |name: &str, rows| SetFile::of(name.to_owned(), rows, name.as_bytes());
-    let mut manifest = Manifest {
+    let manifest = Manifest {
         format: SET_FORMAT,
         version: 7,
         origin: "import".into(),
@@ -49,7 +49,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         pattern: PATTERN.into(),
         models: 5,
         refused: 1,
-        checksum: String::new(),
         trained_on: Some(("2026-01-01T00:00:00Z".into(), "2026-01-02T00:00:00Z".into())),
         training_rows: Some(300),
         parts: vec![
@@ -57,7 +56,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             Part { file: file("shard-1.arrow", 2), series: (10, 12), checks: None },
         ],
     };
-    manifest.checksum = manifest.sum();
     std::fs::write(seeds.join("manifest/two.json"), serde_json::to_vec_pretty(&manifest)?)?;
     Ok(())
 }

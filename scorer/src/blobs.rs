@@ -1,5 +1,7 @@
 //! Blob storage: one root, a local folder or a container of Azure, S3 or Google Cloud, with the errors classified.
 
+mod http;
+
 use bytes::Bytes;
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_store::{Store, StoreError};
@@ -126,6 +128,7 @@ impl Blobs {
             ObjectStoreScheme::MicrosoftAzure => Arc::new(azure(url, options).build().map_err(refused)?),
             ObjectStoreScheme::AmazonS3 => {
                 let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry());
+                builder = builder.with_http_connector(http::Connector::default());
                 for (key, value) in options {
                     if let Ok(key) = key.to_ascii_lowercase().parse() {
                         builder = builder.with_config(key, value);
@@ -135,6 +138,7 @@ impl Blobs {
             }
             ObjectStoreScheme::GoogleCloudStorage => {
                 let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry());
+                builder = builder.with_http_connector(http::Connector::default());
                 for (key, value) in options {
                     if let Ok(key) = key.to_ascii_lowercase().parse() {
                         builder = builder.with_config(key, value);
@@ -431,7 +435,8 @@ fn azure(url: &str, options: &BTreeMap<String, String>) -> MicrosoftAzureBuilder
     const CONNECTION_STRING: &str = "azure_storage_connection_string";
     let lower: BTreeMap<String, &str> =
         options.iter().map(|(k, v)| (k.to_ascii_lowercase(), v.as_str())).collect();
-    let mut builder = MicrosoftAzureBuilder::from_env().with_retry(retry());
+    let mut builder =
+        MicrosoftAzureBuilder::from_env().with_retry(retry()).with_http_connector(http::Connector::default());
     let from_env = std::env::var(CONNECTION_STRING.to_ascii_uppercase()).ok();
     if let Some(text) = lower.get(CONNECTION_STRING).copied().or(from_env.as_deref()) {
         builder = with_connection_string(builder, text);

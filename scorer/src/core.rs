@@ -12,6 +12,7 @@ mod tests;
 
 pub(crate) use late::data_only;
 
+use crate::models::misfit;
 use crate::readiness::Horizon;
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, US_PER_S};
@@ -39,8 +40,17 @@ pub struct Facts {
     pub pane_range: Option<(Timestamp, Timestamp)>,
     /// The head of the log of changed panes, at most [`Planner::log_limit`] rows.
     pub changed: Vec<ChangedPane>,
-    /// Version of the active model set.
-    pub active_set: Option<i64>,
+    /// The active model set.
+    pub active_set: Option<ActiveSet>,
+}
+
+/// What is known of the active model set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveSet {
+    /// Its version.
+    pub version: i64,
+    /// The window columns that its models take, in order.
+    pub features: Vec<String>,
 }
 
 /// What the planner asks the store for.
@@ -71,6 +81,8 @@ pub enum Question {
     },
     /// Runs that wait for a model set.
     Waiting {
+        /// Those of one schedule, or all.
+        schedule: Option<String>,
         /// At most so many.
         limit: usize,
     },
@@ -293,7 +305,16 @@ impl<'a> Look<'a> {
         self.facts.progress.floor()
     }
 
-    /// A run of an interval that is ready, fixed to the active model set; waiting where there is none.
+    /// The set that runs of a schedule are fixed to now, or why they wait.
+    fn set_for(&self, schedule: &ScheduleRow) -> Result<i64, String> {
+        let set = self.facts.active_set.as_ref().ok_or_else(|| NO_MODEL_SET.to_owned())?;
+        match misfit(set.version, &set.features, &schedule.spec) {
+            None => Ok(set.version),
+            Some(why) => Err(why),
+        }
+    }
+
+    /// A run of an interval that is ready, fixed to the active model set; waiting where there is none that fits.
     fn open(
         &mut self,
         schedule: &ScheduleRow,
@@ -303,9 +324,7 @@ impl<'a> Look<'a> {
     ) {
         let ignored = self.horizon.ignored(interval.end);
         let mut notes = Vec::new();
-        if self.facts.active_set.is_none() {
-            notes.push(NO_MODEL_SET.to_owned());
-        }
+        let model_set = self.set_for(schedule).map_err(|why| notes.push(why)).ok();
         if !ignored.is_empty() {
             notes.push(format!(
                 "not waited for, as nobody has owned it for longer than max_wait: {}",
@@ -317,7 +336,7 @@ impl<'a> Look<'a> {
             schedule: schedule.spec.name.clone(),
             interval,
             cause,
-            model_set: self.facts.active_set,
+            model_set,
             data_only,
             note: (!notes.is_empty()).then(|| notes.join("; ")),
         };
@@ -328,17 +347,35 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Runs that wait for a model set start when there is one.
+    /// Runs that wait for a model set start when there is one that fits their schedule.
     fn start_waiting(&mut self) {
-        let limit = self.limits.open;
-        let Some(version) = self.facts.active_set else {
-            if !self.out.plan.open.is_empty() || self.out.waiting.is_none() && self.facts.pane_range.is_some()
-            {
+        let facts = self.facts;
+        let Some(active) = &facts.active_set else {
+            if !self.out.plan.open.is_empty() || self.out.waiting.is_none() && facts.pane_range.is_some() {
                 self.out.waiting = Some(NO_MODEL_SET.to_owned());
             }
             return;
         };
-        let Some(waiting) = self.ask_runs(Question::Waiting { limit }) else { return };
+        let (fits, others): (Vec<_>, Vec<_>) = facts.schedules.iter().partition(|s| self.set_for(s).is_ok());
+        if facts.pane_range.is_some()
+            && let Some(Err(why)) = others.first().map(|s| self.set_for(s))
+        {
+            // Before what solves itself: this a person must mend.
+            self.out.waiting = Some(why);
+        }
+        if others.is_empty() {
+            self.start_these(None, active.version);
+        } else {
+            // One by one, or those that go on waiting would hide the ones that can start.
+            for schedule in fits {
+                self.start_these(Some(schedule.spec.name.clone()), active.version);
+            }
+        }
+    }
+
+    fn start_these(&mut self, schedule: Option<String>, version: i64) {
+        let limit = self.limits.open;
+        let Some(waiting) = self.ask_runs(Question::Waiting { schedule, limit }) else { return };
         let due = waiting.iter().filter(|r| r.state == RunState::Waiting);
         self.out.plan.start.extend(due.map(|r| (r.run_id, version)));
         self.out.more |= waiting.len() >= limit;

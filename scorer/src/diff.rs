@@ -8,7 +8,7 @@ mod tee;
 
 use crate::blobs::Blobs;
 use crate::error::{Result, ScorerError};
-use crate::models::ModelSet;
+use crate::models::{ModelSet, misfit};
 use crate::plan::{ScoringTable, score};
 use crate::range::intervals::{SCAN, check_range, grid_start, ready_ones, with_data};
 use crate::readiness::{Readiness, readiness};
@@ -51,8 +51,6 @@ pub struct DiffReport {
     pub changes: Vec<LabelDiff>,
     /// Intervals with data that are not ready, with what they wait for.
     pub unready: Vec<(Interval, String)>,
-    /// What makes the comparison less than it seems: a set for other features than the schedule's.
-    pub warnings: Vec<String>,
 }
 
 impl DiffReport {
@@ -134,8 +132,8 @@ pub struct Side {
 /// scores every series that has a window.
 ///
 /// # Errors
-/// [`ScorerError::Usage`] naming the flag: no such schedule or set, an unaligned or empty range; what the store says, and
-/// that a set cannot be loaded.
+/// [`ScorerError::Usage`] naming the flag: no such schedule or set, a set for other features than the schedule's, an
+/// unaligned or empty range; what the store says, and that a set cannot be loaded.
 pub async fn diff(
     store: &Arc<dyn Store>,
     blobs: &Blobs,
@@ -147,13 +145,10 @@ pub async fn diff(
         ScorerError::usage("schedule", format!("there is no schedule `{}`", options.schedule))
     })?;
     let [a, b] = options.sets;
-    let sets = [load(store, blobs, a).await?, load(store, blobs, b).await?];
+    let sets = [load(store, blobs, a, &schedule).await?, load(store, blobs, b, &schedule).await?];
     let tables = [0, 1].map(|i| Arc::new(ScoringTable::new(sets[i].clone())));
     let features = &schedule.spec.features;
-    let mut report = DiffReport {
-        warnings: tables.iter().filter_map(|t| t.misfit(features)).collect(),
-        ..DiffReport::default()
-    };
+    let mut report = DiffReport::default();
     let Some(settings) = store.pane_settings().await? else { return Ok(report) };
     let mut lockstep = Lockstep::new(sets, options.limit);
     let mut range = Ranges { store: &**store, schedule: &schedule, options, grid: settings.grid() };
@@ -178,9 +173,17 @@ pub async fn diff(
     Ok(report)
 }
 
-async fn load(store: &Arc<dyn Store>, blobs: &Blobs, version: i64) -> Result<Arc<ModelSet>> {
-    if store.model_set(version).await?.is_none() {
-        return Err(ScorerError::usage("models diff", format!("there is no model set {version}")));
+async fn load(
+    store: &Arc<dyn Store>,
+    blobs: &Blobs,
+    version: i64,
+    schedule: &ScheduleRow,
+) -> Result<Arc<ModelSet>> {
+    let usage = |why: String| ScorerError::usage("models diff", why);
+    let set = store.model_set(version).await?;
+    let set = set.ok_or_else(|| usage(format!("there is no model set {version}")))?;
+    if let Some(why) = misfit(version, &set.features, &schedule.spec) {
+        return Err(usage(format!("{why}, or compare with `--schedule` one that has the set's features")));
     }
     Ok(Arc::new(registry(store.clone(), blobs.clone())(version).await?))
 }

@@ -40,6 +40,14 @@ pub enum ScorerError {
         /// Whether trying again can help.
         transient: bool,
     },
+    /// A run's model set is for other features than its schedule's.
+    #[error("{message}")]
+    Misfit {
+        /// The set's version.
+        version: i64,
+        /// Both lists, and what to do.
+        message: String,
+    },
     /// A bug of ours.
     #[error("internal error in the scorer: {0}")]
     Internal(String),
@@ -75,7 +83,7 @@ impl Classify for ScorerError {
             Self::Store(e) => e.domain(),
             Self::Blob(e) => e.domain(),
             Self::Publish(e) => e.domain(),
-            Self::Usage { .. } => Domain::User,
+            Self::Usage { .. } | Self::Misfit { .. } => Domain::User,
             Self::ModelSet { transient: true, .. } => Domain::External,
             Self::ModelSet { .. } | Self::Internal(_) => Domain::Internal,
         }
@@ -87,7 +95,7 @@ impl Classify for ScorerError {
             Self::Blob(e) => e.is_transient(),
             Self::Publish(e) => e.is_transient(),
             Self::ModelSet { transient, .. } => *transient,
-            Self::Usage { .. } | Self::Internal(_) => false,
+            Self::Usage { .. } | Self::Misfit { .. } | Self::Internal(_) => false,
         }
     }
 }

@@ -13,9 +13,9 @@ mod explain;
 mod pieces;
 mod rows;
 
-pub(crate) use explain::write_ranges;
+pub(crate) use explain::{ROWS as EXPLAINED, write_nearest, write_ranges};
 
-use crate::models::ModelSet;
+use crate::models::{MEND, ModelSet, listed};
 use arrow::array::RecordBatch;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{DataFusionError, internal_err};
@@ -109,26 +109,29 @@ impl ScoringTable {
         self.len() == 0
     }
 
-    /// What is wrong with scoring these features by the sets of this table, in words; `None` where they fit.
+    /// What is wrong with scoring these features by the run's own set, in words; `None` where it takes them, in this order.
     pub fn misfit(&self, features: &[Feature]) -> Option<String> {
-        let sets = std::iter::once(&self.set).chain(self.pins.iter().map(|p| &p.set));
-        let mut sets: Vec<&Arc<ModelSet>> = sets.filter(|s| s.features != features).collect();
-        sets.sort_by_key(|s| s.version);
-        let set = sets.first()?;
-        let names = |of: &[Feature]| of.iter().map(|f| f.as_str()).collect::<Vec<_>>().join(", ");
-        let becomes = if set.features.len() == features.len() {
-            "its models are given columns that they were not made for"
-        } else {
-            "its rows become model_error"
-        };
-        Some(format!(
-            "model set {} takes the features {}, and the setting `features` of the schedule is {}: {becomes}; activate \
-             a set that was made for these features, or score with a schedule that has the set's",
-            set.version,
-            names(&set.features),
-            names(features)
-        ))
+        unlike(&self.set, features).map(|text| format!("{text}: {MEND}"))
     }
+
+    /// The same of the sets that series are pinned to.
+    pub fn pins_misfit(&self, features: &[Feature]) -> Option<String> {
+        let sets = self.pins.iter().filter(|p| p.set.features != features).map(|p| &p.set);
+        let text = unlike(sets.min_by_key(|s| s.version)?, features)?;
+        Some(format!("{text}: the series that are pinned to it become model_error, see the view model_pins"))
+    }
+}
+
+/// Both lists, where they differ.
+fn unlike(set: &ModelSet, features: &[Feature]) -> Option<String> {
+    (set.features != features).then(|| {
+        format!(
+            "model set {} takes the features {}, and the setting `features` of the schedule is {}",
+            set.version,
+            listed(&set.features),
+            listed(features)
+        )
+    })
 }
 
 /// Where a set holds a series' entry.
@@ -176,8 +179,8 @@ impl From<arrow::error::ArrowError> for ScoreError {
 /// on all cores and come in the order of their series; nothing is read before the stream is polled, and it must be
 /// polled within a Tokio runtime.
 ///
-/// A set that takes another number of features than are given yields `model_error` for its series
-/// ([`ScoringTable::misfit`] says so).
+/// A set that takes other features than are given yields `model_error` for its series ([`ScoringTable::misfit`] and
+/// [`ScoringTable::pins_misfit`] say so), also where there are as many of them.
 ///
 /// # Errors
 /// [`ScoreError::Plan`] without features; in the stream [`ScoreError::Store`] with the store's error where the windows

@@ -161,19 +161,32 @@ async fn each_status_has_its_row() {
 }
 
 #[tokio::test]
-async fn a_set_with_another_number_of_features_fails_its_models_and_says_so() {
-    let table = table(3, vec![entry(1, Ok(below(10.0))), entry(2, Ok(below(10.0)))]);
-    let wanted = [Feature::Mean, Feature::Max];
-    let got = rows(score(&table, &wanted, false, windows(&[(1, Some(4.0)), (3, Some(4.0))], 9))).await;
-    assert_eq!(got[&1], row("model_error", Some(4.0), 101, Some(1)));
-    assert_eq!((got[&2].status.as_str(), got[&3].status.as_str()), ("no_data", "no_model"));
-    let text = table.misfit(&wanted).unwrap();
-    assert!(
-        text.contains("`features`") && text.contains("model_error") && text.contains("mean, max"),
-        "{text}"
-    );
-    assert!(table.misfit(&[Feature::Mean]).unwrap().contains("not made for"));
+async fn a_set_for_other_features_fails_its_models_and_says_so() {
+    let entries = || vec![entry(1, Ok(below(10.0))), entry(2, Ok(below(10.0)))];
+    let table = table(3, entries());
+    // As many as it takes, or more.
+    for (wanted, names) in [(&[Feature::Mean][..], "mean"), (&[Feature::Mean, Feature::Max], "mean, max")] {
+        let got = rows(score(&table, wanted, false, windows(&[(1, Some(4.0)), (3, Some(4.0))], 9))).await;
+        assert_eq!(got[&1], row("model_error", Some(4.0), 101, Some(1)));
+        assert_eq!((got[&2].status.as_str(), got[&3].status.as_str()), ("no_data", "no_model"));
+        let text = table.misfit(wanted).unwrap();
+        assert!(
+            text.contains("takes the features stddev,") && text.contains(&format!("is {names}:")),
+            "{text}"
+        );
+        assert_eq!(table.pins_misfit(wanted), None);
+    }
     assert_eq!(table.misfit(&[Feature::Stddev]), None);
+
+    let pinned = set_of(2, &[Feature::Max], entries());
+    let own = set_of(3, &[Feature::Stddev], entries());
+    let table = Arc::new(ScoringTable::with_pins(own, vec![(2, pinned)]));
+    let wanted = [Feature::Stddev];
+    let got = rows(score(&table, &wanted, false, windows(&[(1, Some(4.0)), (2, Some(4.0))], 9))).await;
+    assert_eq!((got[&1].status.as_str(), got[&2].status.as_str()), ("scored", "model_error"));
+    assert_eq!(table.misfit(&wanted), None);
+    let text = table.pins_misfit(&wanted).unwrap();
+    assert!(text.contains("set 2 takes the features max,") && text.contains("model_pins"), "{text}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The planner's shell: gathers what [`crate::core`] needs, commits what it decides.
 
-use crate::core::{Answer, Answers, Decision, Facts, Limits, Planner, Question, Step};
+use crate::core::{ActiveSet, Answer, Answers, Decision, Facts, Limits, Planner, Question, Step};
 use fleetscore_schemas::status::RunState;
 use fleetscore_store::{Outcome, ReadinessSettings, Result, RunFilter, Store};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Looker {
             readiness: self.readiness,
             pane_range,
             changed,
-            active_set: active.map(|s| s.version),
+            active_set: active.map(|s| ActiveSet { version: s.version, features: s.features }),
         }))
     }
 
@@ -110,8 +110,9 @@ impl Looker {
                 let schedule = Some(schedule.clone());
                 Answer::Runs(store.runs(&RunFilter { schedule, limit: 1, ..RunFilter::default() }).await?)
             }
-            Question::Waiting { limit } => {
-                let filter = RunFilter { states: waiting(), limit: *limit, ..RunFilter::default() };
+            Question::Waiting { schedule, limit } => {
+                let (schedule, limit) = (schedule.clone(), *limit);
+                let filter = RunFilter { schedule, states: waiting(), limit, ..RunFilter::default() };
                 Answer::Runs(store.runs(&filter).await?)
             }
         })

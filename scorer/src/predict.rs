@@ -4,6 +4,7 @@
 //! does not keep the others from scoring.
 
 use crate::models::{DEFAULT_PATTERN, ModelError, Result, ranges_text, read_files};
+use crate::plan;
 use fleetscore_kernel::{Model, ModelColumns, NO_MODEL, is_anomaly, normal_intervals};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::status::PredictionStatus;
@@ -13,6 +14,9 @@ use std::sync::OnceLock;
 
 /// Between device and sensor in a key: names have no control characters.
 const SEPARATOR: u8 = 0x1f;
+
+/// Most anomalies of models of several features that are explained, the first ones: as many as of an interval that is scored.
+pub const EXPLAINED: usize = plan::EXPLAINED;
 
 /// Which models are read, and how.
 #[derive(Debug, Clone)]
@@ -34,6 +38,8 @@ impl Default for ModelSources {
 /// Models of files, by series.
 #[derive(Debug)]
 pub struct ModelFiles {
+    /// What the models take, in order.
+    features: Vec<Feature>,
     columns: ModelColumns,
     /// Key of a series, see [`write_key`], to its model.
     series: HashMap<Vec<u8>, u32>,
@@ -67,6 +73,7 @@ impl ModelFiles {
             return Err(ModelError::Usage("--features: at least one is needed".into()));
         }
         let mut files = Self {
+            features: options.features.clone(),
             columns: ModelColumns::new(features),
             series: HashMap::new(),
             normal: vec![],
@@ -179,6 +186,20 @@ impl ModelFiles {
         };
         self.normal.get(model as usize)?.get_or_init(of_model).as_deref()
     }
+
+    /// Whether the models take several features, so that [`ModelFiles::nearest_normal`] explains their anomalies.
+    pub fn has_several_features(&self) -> bool {
+        self.features.len() > 1
+    }
+
+    /// For a row of several features that its model calls an anomaly: the nearest normal value along each, the others
+    /// held, as scoring says it. A search of hundreds of decisions: callers ask for at most [`EXPLAINED`].
+    pub fn nearest_normal(&self, model: u32, row: &[f64]) -> Option<String> {
+        let model = self.columns.columns().model(model as usize)?;
+        let mut text = String::new();
+        plan::write_nearest(&mut text, &self.features, &model, row).ok()?;
+        Some(text)
+    }
 }
 
 /// The reference's label of a decision: 1 = anomaly.
@@ -205,6 +226,7 @@ mod tests {
 
     fn files(models: Vec<(&str, &str, std::result::Result<Model, String>)>) -> ModelFiles {
         let mut files = ModelFiles {
+            features: vec![Feature::Mean],
             columns: ModelColumns::new(1),
             series: HashMap::new(),
             normal: vec![],

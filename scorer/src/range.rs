@@ -6,6 +6,7 @@ pub(crate) mod intervals;
 use crate::blobs::Blobs;
 use crate::core::data_only;
 use crate::error::{Result, ScorerError};
+use crate::models::misfit;
 use crate::readiness::Horizon;
 use crate::service::{Options, Shared, publish_one, registry};
 use crate::sets::Loader;
@@ -103,7 +104,8 @@ const POLL: Duration = Duration::from_millis(200);
 /// and then scored; a run that its worker left is ended here first. At shutdown, runs that have not begun are cancelled.
 ///
 /// # Errors
-/// [`ScorerError::Usage`] naming the flag: unaligned or empty range, unknown schedule or model set, no active set.
+/// [`ScorerError::Usage`] naming the flag: unaligned or empty range, unknown schedule or model set, no active set, one for
+/// other features than the schedule's.
 /// Transient errors of the store while runs are opened come back as such; the same call may be made again.
 pub async fn run_range(
     store: Arc<dyn Store>,
@@ -127,7 +129,7 @@ pub(crate) async fn run_range_with(
         ScorerError::usage("schedule", format!("there is no schedule `{}`", options.schedule))
     })?;
     check_range(&schedule, options.from, options.to)?;
-    let model_set = choose_set(store.as_ref(), options.model_set).await?;
+    let model_set = choose_set(store.as_ref(), options.model_set, &schedule).await?;
     let shared = Arc::new(Shared::new(store.clone(), blobs, options.scorer.clone(), loader));
     let mut range = Range { shared, schedule, options, model_set, shutdown, report: RangeReport::default() };
     range.report.model_set = model_set;
@@ -135,20 +137,20 @@ pub(crate) async fn run_range_with(
     Ok(range.report)
 }
 
-async fn choose_set(store: &dyn Store, wanted: Option<i64>) -> Result<i64> {
+async fn choose_set(store: &dyn Store, wanted: Option<i64>, schedule: &ScheduleRow) -> Result<i64> {
     let found = match wanted {
         Some(version) => store.model_set(version).await?,
         None => store.active_model_set().await?,
     };
-    found.map(|s| s.version).ok_or_else(|| {
-        ScorerError::usage(
-            "model-set",
-            match wanted {
-                Some(version) => format!("there is no model set {version}"),
-                None => crate::core::NO_MODEL_SET.to_owned(),
-            },
-        )
-    })
+    let none = || match wanted {
+        Some(version) => format!("there is no model set {version}"),
+        None => crate::core::NO_MODEL_SET.to_owned(),
+    };
+    let set = found.ok_or_else(|| ScorerError::usage("model-set", none()))?;
+    match misfit(set.version, &set.features, &schedule.spec) {
+        None => Ok(set.version),
+        Some(why) => Err(ScorerError::usage("model-set", why)),
+    }
 }
 
 struct Range {

@@ -146,12 +146,17 @@ impl Shared {
         Duration::from_micros(self.options.tick_us.max(1000).unsigned_abs())
     }
 
-    /// Features of a schedule, whoever made it; fixed while the process lives.
+    /// Features of a schedule, whoever made it, as they were when it was last looked at.
     pub(crate) async fn features(&self, schedule: &str) -> Result<Arc<[Feature]>> {
         let known = |s: &Self| locked(&s.features).get(schedule).cloned();
-        if let Some(features) = known(self) {
-            return Ok(features);
+        match known(self) {
+            Some(features) => Ok(features),
+            None => self.features_now(schedule).await,
         }
+    }
+
+    /// Features of a schedule as they are.
+    pub(crate) async fn features_now(&self, schedule: &str) -> Result<Arc<[Feature]>> {
         let rows = self.store.schedules().await?;
         let row = rows.into_iter().find(|r| r.spec.name == schedule);
         let row = row.ok_or_else(|| ScorerError::usage("schedule", format!("there is no `{schedule}`")))?;
@@ -479,8 +484,10 @@ async fn publish_on(shared: Arc<Shared>, shutdown: CancellationToken) {
 /// Publishes one interval, waiting transient faults out for as long as it is ours.
 pub(crate) async fn publish_one(shared: &Shared, publication: &Publication, shutdown: &CancellationToken) {
     let mut backoff = Backoff::new();
+    let mut publication = publication.clone();
+    let lease_us = shared.options.lease_us;
     loop {
-        match publish(shared.store.as_ref(), &shared.blobs, publication).await {
+        match publish(shared.store.as_ref(), &shared.blobs, &mut publication, lease_us).await {
             Ok(Published::Done { .. }) => {
                 locked(&shared.snapshot).publications += 1;
                 return;

@@ -306,6 +306,60 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
     running.await.unwrap().unwrap();
 }
 
+/// A set for other features than its schedule's by now: the run says so, and gives way to one of a set that fits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_set_does_not_fit_any_more_is_not_scored_by_it() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let max: Loader = Arc::new(|version| {
+        let loaded = loader()(version);
+        Box::pin(async move {
+            let set = loaded.await?;
+            let features = vec![if version == 1 { Feature::Mean } else { Feature::Max }];
+            Ok(crate::models::ModelSet::new(version, features, set.shards().to_vec()).unwrap())
+        })
+    });
+    assert_eq!(w.activate().await, 1);
+    w.send(0, &[(0, 1, 5.0), (0, 3, 5.0)], Some(at(1)), false).await;
+    w.look().await;
+    let changed = ScheduleSpec { features: vec![Feature::Max], ..schedule("default", 1, 1, CatchUp::All) };
+    w.store.put_schedule(&changed).await.unwrap();
+    let mut options = options(&w, "a");
+    options.schedules = vec![changed];
+    let (service, handle) = Service::with_loader(options, w.store.clone(), memory_blobs(), max.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    let all = RunFilter::default();
+    until("words in the run", async || {
+        let run = w.store.runs(&all).await.unwrap().remove(0);
+        run.error
+            .is_some_and(|e| e.contains("set 1 takes the features mean,") && e.contains("schedule is max"))
+    })
+    .await;
+    assert!(handle.snapshot().trouble.is_some_and(|t| t.contains("takes the features mean")));
+    // A person who asks for it is told at once.
+    let go = run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 1), max, stop.clone());
+    let error = go.await.unwrap_err();
+    assert!(error.domain() == Domain::User && error.to_string().contains("`default` is max"), "{error}");
+
+    // Series 3 stays with a set that does not fit: it alone fails, and the run says why.
+    w.store.pin_models(&[3], Some(1), "test").await.unwrap();
+    assert_eq!(w.activate_for(&["max"]).await, 2);
+    until("a score with another set", async || handle.snapshot().intervals_scored == 1).await;
+    let mut runs = w.store.runs(&all).await.unwrap();
+    runs.sort_by_key(|r| r.model_set);
+    assert_eq!(runs.iter().map(|r| r.state).collect::<Vec<_>>(), [RunState::Failed, RunState::Partial]);
+    assert!(
+        runs[0].error.as_ref().is_some_and(|e| e.contains("scored with model set 2 instead")),
+        "{runs:?}"
+    );
+    let error = runs[1].error.as_ref().unwrap();
+    assert!(error.contains("set 1 takes the features mean,") && error.contains("pinned"), "{error}");
+    let counts = &runs[1].counts;
+    assert_eq!((counts.scored, counts.model_error, counts.no_data), (1, 2, 1));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sets_change_while_runs_are_scored_and_no_interval_mixes_them() {
     let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
@@ -321,7 +375,8 @@ async fn sets_change_while_runs_are_scored_and_no_interval_mixes_them() {
             store.activate_model_set(1).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;
             store.activate_model_set(2).await.unwrap();
-            store.rollback_model_set().await.unwrap();
+            let back = store.model_set_before().await.unwrap().unwrap();
+            assert_eq!(store.rollback_model_set(back).await.unwrap(), Outcome::Done);
             tokio::time::sleep(Duration::from_millis(1)).await;
             store.activate_model_set(2).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;

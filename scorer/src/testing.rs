@@ -213,6 +213,11 @@ impl World {
     }
 
     pub(crate) async fn activate(&self) -> i64 {
+        self.activate_for(&["mean"]).await
+    }
+
+    /// Adds a set for these features and makes it the active one.
+    pub(crate) async fn activate_for(&self, features: &[&str]) -> i64 {
         let version = self.store.reserve_model_set().await.unwrap();
         let set = ModelSetRow {
             version,
@@ -222,7 +227,7 @@ impl World {
             refused: 1,
             origin: "import".into(),
             checksum: String::new(),
-            features: vec!["mean".into()],
+            features: features.iter().map(|f| (*f).to_owned()).collect(),
             trained_on: None,
             training_rows: None,
             note: None,

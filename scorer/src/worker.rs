@@ -2,6 +2,7 @@
 
 use crate::backoff::Backoff;
 use crate::error::{Result, ScorerError};
+use crate::models::misfit;
 use crate::plan::{Predictions, ScoreError, ScoringTable, Windows, score};
 use crate::service::Shared;
 use fleetscore_schemas::codes::{Classify, Domain};
@@ -9,8 +10,8 @@ use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::window::Feature;
 use fleetscore_store::{
-    Committed, NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, SourceError, Store, StoreError,
-    Task, TaskClaim,
+    Committed, NewRun, Outcome, Plan, PredictionCommit, RunCounts, RunFilter, ScheduleRow, SourceError,
+    Store, StoreError, Task, TaskClaim,
 };
 use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -106,10 +107,11 @@ async fn one_task(shared: &Arc<Shared>, task: Task, patient: bool, shutdown: &Ca
     }
 }
 
-/// Whether a person can mend it without touching the run: credentials, rights, a file of the set that is damaged or gone.
+/// Whether a person can mend it without touching the run: credentials, rights, a file of the set that is damaged or gone,
+/// a set for other features than the schedule has by now.
 fn mendable(e: &ScorerError) -> bool {
     match e {
-        ScorerError::ModelSet { .. } => true,
+        ScorerError::ModelSet { .. } | ScorerError::Misfit { .. } => true,
         ScorerError::Blob(_) | ScorerError::Store(_) => e.domain() == Domain::User,
         _ => false,
     }
@@ -128,10 +130,14 @@ async fn manual(shared: &Shared, task: &Task) -> bool {
 /// is tried again, ever more rarely. Where another model set has been activated since, the run gives way to one with
 /// that set. (Between the two steps the interval has no open run: a process killed there leaves it to `run`.)
 async fn keep(shared: &Shared, task: &Task, e: &ScorerError, shutdown: &CancellationToken) {
-    let active = shared.store.active_model_set().await.ok().flatten().map(|s| s.version);
     // A set that is damaged and not the run's own is one that series are pinned to: another run would need it too.
-    let own = matches!(e, ScorerError::ModelSet { version, .. } if *version == task.model_set);
-    let other = active.filter(|v| *v != task.model_set && own);
+    let own = match e {
+        ScorerError::ModelSet { version, .. } | ScorerError::Misfit { version, .. } => {
+            *version == task.model_set
+        }
+        _ => false,
+    };
+    let other = if own { other_set(shared, task).await.unwrap_or_default() } else { None };
     if let Some(version) = other {
         let text = format!("{e}; scored with model set {version} instead, which is active now");
         tracing::warn!(run = %task.run_id, interval = %task.interval, "{text}");
@@ -146,6 +152,15 @@ async fn keep(shared: &Shared, task: &Task, e: &ScorerError, shutdown: &Cancella
         () = tokio::time::sleep(pause) => {}
         () = shutdown.cancelled() => {}
     }
+}
+
+/// The set that is active now, where it is not the run's own and fits the schedule.
+async fn other_set(shared: &Shared, task: &Task) -> Result<Option<i64>> {
+    let Some(active) = shared.store.active_model_set().await? else { return Ok(None) };
+    let schedules = shared.store.schedules().await?;
+    let fits = |s: &ScheduleRow| misfit(active.version, &active.features, &s.spec).is_none();
+    let fits = schedules.iter().find(|s| s.spec.name == task.schedule).is_some_and(fits);
+    Ok((fits && active.version != task.model_set).then_some(active.version))
 }
 
 /// Opens a run with this set in place of one that ended.
@@ -257,17 +272,25 @@ async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(Run
 
 /// Windows are read, scored and stored at the same time, a few batches of each under way.
 async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCounts, RunState)>> {
-    let features = shared.features(&task.schedule).await?;
+    let mut features = shared.features(&task.schedule).await?;
     let table = shared.table(task.model_set).await?;
+    if table.misfit(&features).is_some() {
+        // Another process may have changed the schedule.
+        features = shared.features_now(&task.schedule).await?;
+    }
+    if let Some(message) = table.misfit(&features) {
+        return Err(ScorerError::Misfit { version: task.model_set, message });
+    }
     if !lease_for_commit(shared, task, table.len()).await? {
         return Ok(None);
     }
     let predictions = score_interval(shared, &table, &features, task.interval, task.data_only)?;
     let threshold = shared.options.error_threshold;
+    let pins_misfit = table.pins_misfit(&features);
     let commit = PredictionCommit {
         task,
         predictions: predictions.map_err(SourceError::from).boxed(),
-        verdict: &move |counts| verdict(counts, threshold),
+        verdict: &move |counts| verdict(counts, threshold, pins_misfit.as_deref()),
     };
     Ok(match shared.store.commit_predictions(commit).await.map_err(from_source)? {
         Committed::Done { counts, state, .. } => Some((counts, state)),
@@ -312,21 +335,23 @@ pub(crate) fn score_interval(
     interval: Interval,
     data_only: bool,
 ) -> Result<Predictions> {
-    shared.say("features", table.misfit(features));
+    shared.say("features", table.pins_misfit(features));
     Ok(score(table, features, data_only, stream_windows(shared.store.clone(), interval))?)
 }
 
-/// How a run with these counts ends, and what its row says.
-fn verdict(counts: &RunCounts, threshold: i64) -> (RunState, Option<String>) {
+/// How a run with these counts ends, and what its row says; `why` is what is known to make models fail.
+fn verdict(counts: &RunCounts, threshold: i64, why: Option<&str>) -> (RunState, Option<String>) {
     let failed = counts.model_error;
     if failed == 0 {
         return (RunState::Succeeded, None);
     }
+    let why = why.map_or(String::new(), |why| format!("; {why}"));
     if threshold >= 0 && failed > threshold {
-        let text = format!("{failed} models failed, more than error_threshold = {threshold}");
+        let text = format!("{failed} models failed, more than error_threshold = {threshold}{why}");
         return (RunState::Failed, Some(text));
     }
-    (RunState::Partial, Some(format!("{failed} models failed: see status model_error in predictions")))
+    let text = format!("{failed} models failed: see status model_error in predictions{why}");
+    (RunState::Partial, Some(text))
 }
 
 /// Windows of an interval as a stream that owns its store: read by a task of its own, a few batches ahead.
@@ -366,7 +391,7 @@ mod tests {
             (2, 1, RunState::Failed),
             (100, -1, RunState::Partial),
         ] {
-            let (got, error) = verdict(&counts(failed), threshold);
+            let (got, error) = verdict(&counts(failed), threshold, None);
             assert_eq!(got, state, "{failed} failed, threshold {threshold}");
             assert_eq!(error.is_some(), failed > 0);
         }

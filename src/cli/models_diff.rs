@@ -48,9 +48,6 @@ pub(super) async fn run(args: &Args, context: &Context, store: &Arc<dyn Store>, 
     let report = context.shutdown.unless(diff(store, blobs, &options, &tell)).await;
     drop(spinner);
     let report = report?.map_err(Fail::from)?;
-    for warning in &report.warnings {
-        eprintln!("warning: {warning}");
-    }
     if args.json {
         output::print(&as_json(args, &report).to_string());
     } else {
@@ -176,6 +173,5 @@ fn as_json(args: &Args, report: &DiffReport) -> serde_json::Value {
         "unready": report.unready.iter().map(|(i, why)| json!({
             "interval_start": i.start.to_rfc3339(), "interval_end": i.end.to_rfc3339(), "why": why,
         })).collect::<Vec<_>>(),
-        "warnings": report.warnings,
     })
 }

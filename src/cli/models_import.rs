@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::models::created_by;
+use super::models_sets::fits;
 use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_schemas::window::Feature;
@@ -50,6 +51,10 @@ pub(super) async fn run(args: Args, context: &Context, store: &dyn Store, blobs:
         created_by: created_by(),
         ..ImportOptions::default()
     };
+    if options.activate {
+        // Before the files are read.
+        fits(store, &options.features.iter().map(ToString::to_string).collect::<Vec<_>>()).await?;
+    }
     let spinner = output::Spinner::start("importing");
     let report = context.shutdown.unless(models::import(store, blobs, &options)).await;
     drop(spinner);

@@ -7,6 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
 use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_scorer::blobs::Blobs;
+use fleetscore_scorer::models;
 use fleetscore_store::Store;
 use futures::TryStreamExt;
 use regex::Regex;
@@ -56,6 +57,9 @@ pub(super) fn pattern(text: &str) -> Result<Regex, String> {
 
 pub(super) async fn pin(args: &Pin, store: &dyn Store, blobs: &Blobs) -> Outcome {
     let row = find(Some(args.set), store).await?;
+    for unfit in models::check_activation(store, &row.features).await? {
+        eprintln!("warning: {unfit}: there these series become model_error");
+    }
     let series = args.which.find(store).await?;
     let set = load(&row, store, blobs).await?;
     let without: Vec<String> =

@@ -51,6 +51,7 @@ pub(super) async fn activate(
     blobs: &Blobs,
 ) -> Outcome {
     let row = find(Some(args.version), store).await?;
+    fits(store, &row.features).await?;
     let checked = check(&row, args.no_verify, context, blobs).await?;
     store.activate_model_set(row.version).await?;
     say(args.json, row.version, "is active", checked.as_ref());
@@ -64,10 +65,19 @@ pub(super) async fn rollback(
     blobs: &Blobs,
 ) -> Outcome {
     let none = || Fail::user("no set was active before the present one");
-    let row = find(Some(store.model_set_before().await?.ok_or_else(none)?), store).await?;
+    let rollback = store.model_set_before().await?.ok_or_else(none)?;
+    let row = find(Some(rollback.to), store).await?;
+    fits(store, &row.features).await?;
     let checked = check(&row, args.no_verify, context, blobs).await?;
-    let version = store.rollback_model_set().await?.ok_or_else(none)?;
-    say(args.json, version, "is active again", checked.as_ref());
+    // What was verified becomes active, or nothing.
+    if store.rollback_model_set(rollback).await? == fleetscore_store::Outcome::Fenced {
+        return Err(Fail::work(format!(
+            "nothing was changed: another set was activated, or a rollback made, while model set {} was verified; see \
+             `fleetscore models list`",
+            row.version
+        )));
+    }
+    say(args.json, row.version, "is active again", checked.as_ref());
     Ok(Done::All)
 }
 
@@ -83,6 +93,14 @@ pub(super) async fn verify(args: &Verify, context: &Context, store: &dyn Store, 
         }
     }
     if checked.report.problems.is_empty() { Ok(Done::All) } else { Err(checked.damaged(&row)) }
+}
+
+/// A set that fits no schedule would make all runs wait, so it does not become active; what it does not fit is said.
+pub(super) async fn fits(store: &dyn Store, features: &[String]) -> Result<(), Fail> {
+    for unfit in models::check_activation(store, features).await? {
+        eprintln!("warning: {unfit}: its runs wait until a set is active that has them");
+    }
+    Ok(())
 }
 
 /// A damaged set would fail every run until somebody sees it, so it does not become active.

@@ -8,7 +8,7 @@ mod rows;
 use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_schemas::window::Feature;
-use fleetscore_scorer::predict::{ModelFiles, ModelSources};
+use fleetscore_scorer::predict::{EXPLAINED, ModelFiles, ModelSources};
 use rows::{Answer, Batch, Counts, HEADER, Lines};
 use serde_json::json;
 use std::fs::File;
@@ -51,9 +51,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     let lines = Lines::new(&args.csv.display().to_string(), open(&args.csv)?, &args.features)?;
     let models = load(args)?;
     let mut out = Output::create(&args.out)?;
-    let mut summary = Summary::default();
+    let (mut summary, mut to_explain) = (Summary::default(), EXPLAINED);
     let scored = match out.write(HEADER) {
-        Ok(()) => pipeline(&models, lines, |answer| summary.take(answer, &mut out)),
+        Ok(()) => pipeline(&models, lines, |mut answer| {
+            // Here, where answers come in the order of their lines: which ones are explained is no matter of chance.
+            answer.explain(&models, &mut to_explain);
+            summary.take(answer, &mut out)
+        }),
         Err(e) => Err(e),
     };
     match scored.and_then(|()| out.finish()) {

@@ -1,6 +1,7 @@
 //! `models train` and `models export-training`: models from rows, and the rows themselves.
 
 use super::Context;
+use super::models_sets::fits;
 use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{logging, output};
@@ -158,6 +159,10 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
         observer: display.observer(),
         ..defaults
     };
+    if options.activate {
+        // Before hours of work.
+        fits(store.as_ref(), &options.features.iter().map(ToString::to_string).collect::<Vec<_>>()).await?;
+    }
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
     let kept = display.end();
     if report.is_err() && kept > 0 {

@@ -199,6 +199,10 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// interval never published is due at once); raises its fence and leases it.
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>>;
 
+    /// Extends a publication's lease, by the store's clock. `Fenced` when somebody else has claimed the interval, or it
+    /// is published.
+    async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome>;
+
     /// Whether this publisher still holds the interval: asked before every put.
     async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome>;
 
@@ -250,19 +254,22 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError::NotFound`] where there is no such set.
     async fn activate_model_set(&self, version: i64) -> Result<()>;
 
-    /// The set that a rollback would activate now.
-    async fn model_set_before(&self) -> Result<Option<i64>> {
+    /// What a rollback would do now; `None` where no set was active before the present one.
+    async fn model_set_before(&self) -> Result<Option<Rollback>> {
         let sql =
             "SELECT version FROM model_set_activation_data WHERE undone_at IS NULL ORDER BY id DESC LIMIT 2";
-        match self.query(sql).await?.rows.get(1).and_then(|row| row.first()) {
-            Some(Cell::Int(version)) => Ok(Some(*version)),
-            _ => Ok(None),
-        }
+        let found = self.query(sql).await?;
+        let version = |row: usize| match found.rows.get(row).and_then(|row| row.first()) {
+            Some(Cell::Int(version)) => Some(*version),
+            _ => None,
+        };
+        Ok(version(0).zip(version(1)).map(|(from, to)| Rollback { from, to }))
     }
 
-    /// Activates the set that was active before the present one; `None` where there was none. What was rolled back is
-    /// forgotten, so that a second rollback goes one step further back.
-    async fn rollback_model_set(&self) -> Result<Option<i64>>;
+    /// Activates the set that was active before the present one, if these are still the two; else `Fenced`, and nothing
+    /// changes: whoever looked at a set first activates that one or none. What was rolled back is forgotten, so that a
+    /// second rollback goes one step further back.
+    async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome>;
 
     // --- people -------------------------------------------------------------------------------------------------
 

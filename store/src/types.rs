@@ -564,7 +564,7 @@ pub struct ModelSetRow {
     pub refused: i64,
     /// Where it came from: `import`, `train`.
     pub origin: String,
-    /// SHA-256 of its parts, hex.
+    /// SHA-256 of its manifest, which has those of its parts; hex.
     pub checksum: String,
     /// Window columns its models take, in their order.
     pub features: Vec<String>,
@@ -578,6 +578,15 @@ pub struct ModelSetRow {
     pub created_by: String,
     /// When, by the store's clock (set by the store).
     pub created_at: Timestamp,
+}
+
+/// A step back to the set that was active before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rollback {
+    /// The set that is active.
+    pub from: i64,
+    /// The set that was active before it.
+    pub to: i64,
 }
 
 /// A model that was refused at import or could not be trained.

@@ -44,6 +44,14 @@ pub enum PackError {
         /// [`crate::FORMAT`].
         known: u32,
     },
+    /// It was written by an older program, in a format that is not read any more.
+    #[error("it has the format {found}, and this program reads {known}: import or train again")]
+    Older {
+        /// Its format.
+        found: u32,
+        /// [`crate::SET_FORMAT`].
+        known: u32,
+    },
     /// The bytes are not those of a pack: cut short, changed, or of something else.
     #[error("it is not a good pack: {0}")]
     Damaged(String),

@@ -6,12 +6,15 @@ use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
 /// Version of the layout of a set: [`Manifest::format`].
-pub const SET_FORMAT: u32 = 2;
+pub const SET_FORMAT: u32 = 3;
 
 /// A manifest has at most so many bytes; that of a million small models has about 10,000.
 pub const MAX_MANIFEST: usize = 16 << 20;
 
 /// What a set consists of. Written last, so that nobody sees a set before it is whole.
+///
+/// It has the checksums of all files, and the set's row in SQL has that of its own bytes ([`Manifest::checksum`]): so that
+/// one covers everything that is said of a set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`SET_FORMAT`] it was written with.
@@ -32,8 +35,6 @@ pub struct Manifest {
     pub models: u64,
     /// Number of entries that were refused.
     pub refused: u64,
-    /// SHA-256 over names and digests of the parts, hex.
-    pub checksum: String,
     /// Start and end of the windows it was trained on, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<(String, String)>,
@@ -94,11 +95,18 @@ impl SetFile {
 }
 
 impl Manifest {
-    /// Reads a manifest and checks that it fits together: its version, its own checksum, the files' names (which have
-    /// no path in them), series that ascend from part to part, numbers of rows.
+    /// SHA-256 of a manifest's bytes as they are stored, hex.
+    pub fn checksum(bytes: &[u8]) -> String {
+        sha256(bytes)
+    }
+
+    /// Reads a manifest and checks that it fits together: its version, the files' names (which have no path in them),
+    /// series that ascend from part to part, numbers of rows. Whether these are the bytes that were written,
+    /// [`Manifest::checksum`] tells.
     ///
     /// # Errors
-    /// [`PackError::Newer`] for that of a later version, else [`PackError::Damaged`].
+    /// [`PackError::Newer`] for that of a later version, [`PackError::Older`] for one that is not read any more, else
+    /// [`PackError::Damaged`].
     pub fn parse(bytes: &[u8]) -> Result<Self, PackError> {
         #[derive(Deserialize)]
         struct Head {
@@ -116,7 +124,7 @@ impl Manifest {
             return Err(PackError::Newer { found: format, known: SET_FORMAT });
         }
         if format < SET_FORMAT {
-            return damaged(format!("the manifest has the format {format}, which is not read any more"));
+            return Err(PackError::Older { found: format, known: SET_FORMAT });
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
         manifest.check()?;
@@ -124,10 +132,6 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), PackError> {
-        let found = self.sum();
-        if found != self.checksum {
-            return damaged(format!("the checksum is {found}, recorded is {}", self.checksum));
-        }
         let mut names = HashSet::new();
         for file in self.parts.iter().flat_map(|p| std::iter::once(&p.file).chain(&p.checks)) {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -146,25 +150,9 @@ impl Manifest {
         }
         Ok(())
     }
-
-    /// The checksum over all parts, hex.
-    pub fn sum(&self) -> String {
-        let mut sha = Sha256::new();
-        for part in &self.parts {
-            sha.update(format!("{} {}\n", part.file.name, part.file.sha256));
-            if let Some(checks) = &part.checks {
-                sha.update(format!("{} {}\n", checks.name, checks.sha256));
-            }
-        }
-        hex(&sha.finalize())
-    }
 }
 
 /// SHA-256, hex.
 fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

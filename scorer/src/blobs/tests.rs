@@ -167,3 +167,56 @@ async fn a_mapped_object_is_the_fetched_one_and_outlives_its_name() {
     std::fs::remove_dir_all(dir.path().join("models")).unwrap();
     assert_eq!(mapped, "content");
 }
+
+/// A service that answers every request after it has read it and waited for so long.
+async fn slow_service(wait: Duration) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 201 Created\r\nETag: \"1\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
+                            Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/devstoreaccount1", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                loop {
+                    let head = seen.windows(4).position(|w| w == b"\r\n\r\n");
+                    let whole = head.is_some_and(|head| {
+                        let text = String::from_utf8_lossy(&seen[..head]).to_lowercase();
+                        let length = text.lines().find_map(|l| l.strip_prefix("content-length: "));
+                        seen.len() >= head + 4 + length.map_or(0, |l| l.trim().parse::<usize>().unwrap())
+                    });
+                    if whole {
+                        break;
+                    }
+                    if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                tokio::time::sleep(wait).await;
+                stream.write_all(ANSWER).await.ok();
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_may_take_longer_than_the_usual_request() {
+    let url = slow_service(Duration::from_secs(1)).await;
+    let options: BTreeMap<String, String> = [
+        ("azure_storage_account_name", "devstoreaccount1"),
+        ("azure_storage_account_key", "c2VjcmV0"),
+        ("azure_storage_endpoint", url.as_str()),
+        ("azure_allow_http", "true"),
+        ("azure_storage_use_emulator", "false"), // whatever the environment says
+        ("azure_timeout", "200ms"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    let blobs = Blobs::open("az://container", &options).unwrap();
+    let small = blobs.put_create("small", Bytes::from_static(b"one")).await;
+    assert!(small.as_ref().is_err_and(Classify::is_transient), "{small:?}");
+    assert!(blobs.put_create("large", vec![7; 2 * http::LARGE].into()).await.unwrap());
+}

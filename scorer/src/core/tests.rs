@@ -3,6 +3,7 @@
 use crate::testing::*;
 use fleetscore_schemas::status::RunCause::{self, *};
 use fleetscore_schemas::status::RunState::{self, *};
+use fleetscore_schemas::window::Feature;
 use fleetscore_store::{CatchUp, RunFilter, ScheduleSpec};
 use futures::TryStreamExt;
 use proptest::prelude::*;
@@ -167,6 +168,46 @@ async fn without_a_model_set_runs_wait() {
     assert!(rows.iter().all(|r| r.state == Running && r.model_set == Some(version)));
     w.score().await;
     assert_eq!(w.store.stale_series("default", span(3, 4)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn runs_wait_for_a_set_that_has_their_schedules_features() {
+    let max = ScheduleSpec { features: vec![Feature::Max], ..schedule("other", 1, 1, CatchUp::All) };
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All), max], 1).await;
+    // As many features as the one has, and as the other has: names count.
+    let first = w.activate_for(&["min"]).await;
+    let readings: Vec<_> = (0..20).map(|m| (m, 1, 1.0)).collect();
+    w.send(0, &readings, Some(at(20)), false).await;
+    let waiting = w.look().await.unwrap();
+    assert!(waiting.contains("takes the features min, and the setting `features` of"), "{waiting}");
+    let all = RunFilter::default();
+    let rows = w.store.runs(&all).await.unwrap();
+    assert_eq!(rows.len(), 40);
+    for row in rows {
+        let wanted = if row.schedule == "other" { "`other` is max" } else { "`default` is mean" };
+        assert_eq!((row.state, row.model_set), (Waiting, None));
+        let error = row.error.unwrap();
+        assert!(
+            error.contains(&format!("set {first} takes the features min")) && error.contains(wanted),
+            "{error}"
+        );
+    }
+    // Those that go on waiting do not hide the ones that can start, though they are more than are looked at at once.
+    for (features, running, n, wanted) in
+        [(&["mean"][..], "default", 20, "`other`"), (&["max"], "other", 21, "`default`")]
+    {
+        let version = w.activate_for(features).await;
+        let waiting = w.look().await.unwrap();
+        assert!(waiting.contains(wanted), "{waiting}");
+        let started = w.store.runs(&all).await.unwrap();
+        let started = started.iter().filter(|r| r.model_set == Some(version));
+        let started: Vec<_> = started.map(|r| (r.schedule.as_str(), r.state)).collect();
+        assert_eq!(started, vec![(running, Running); n]);
+        w.send(0, &[(20 + version, 1, 1.0)], Some(at(21 + version)), false).await;
+        w.look().await;
+        let runs = w.runs(running).await;
+        assert_eq!(runs.last().unwrap().2, Running, "and a new one starts at once");
+    }
 }
 
 #[tokio::test]

@@ -6,11 +6,13 @@
 //! | `registry` | adds sets |
 //! | `open` | loads and verifies sets |
 //! | `set` | a set in memory |
+//! | `features` | whether a set fits schedules |
 //! | `naming` | file names to series |
 //! | [`import()`] | sets from files of models |
 //! | [`train()`] | sets from stored windows or Parquet |
 
 mod error;
+mod features;
 mod format;
 mod import;
 mod naming;
@@ -21,6 +23,8 @@ mod sources;
 mod train;
 
 pub use error::{ModelError, Result};
+pub(crate) use features::{MEND, listed};
+pub use features::{check_activation, misfit};
 pub use fleetscore_pack::{Manifest, Part, SetFile, Shard};
 pub use format::FORMAT;
 pub(crate) use import::read_files;

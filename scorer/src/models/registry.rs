@@ -1,5 +1,6 @@
 //! Adding model sets, and what a set says of itself.
 
+use super::features::check_activation;
 use super::format::{FORMAT, MANIFEST, Models, Sorted};
 use super::open::{damaged, file};
 use super::{ModelError, Result};
@@ -43,6 +44,10 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
     if let Some(problem) = new.entries.problem(new.features.len()) {
         return Err(ModelError::Usage(problem));
     }
+    let features: Vec<String> = new.features.iter().map(ToString::to_string).collect();
+    if new.activate {
+        check_activation(store, &features).await?;
+    }
     blobs.bind(store).await?;
     let ids = intern(store, &new).await?;
     let order = in_order(&new.entries, &ids)?;
@@ -55,23 +60,22 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         Sorted { models: new.entries, order, features: new.features.len(), pattern: new.pattern.clone() };
     let parts = put_parts(blobs, &path, sorted).await?;
     let created_at = store.now().await?;
-    let mut manifest = Manifest {
+    let manifest = Manifest {
         format: FORMAT,
         version,
         origin: new.origin.into(),
         created_by: new.created_by.clone(),
         created_at: created_at.to_rfc3339(),
-        features: new.features.iter().map(ToString::to_string).collect(),
+        features,
         pattern: new.pattern,
         models: models as u64,
         refused: refused as u64,
-        checksum: String::new(),
         trained_on: new.trained_on.map(|i| (i.start.to_rfc3339(), i.end.to_rfc3339())),
         training_rows,
         parts,
     };
-    manifest.checksum = manifest.sum();
     let bytes = serde_json::to_vec_pretty(&manifest).map_err(|e| ModelError::Internal(e.to_string()))?;
+    let checksum = Manifest::checksum(&bytes);
     blobs.put_immutable(&format!("{path}/{MANIFEST}"), bytes.into()).await?;
     let row = ModelSetRow {
         version,
@@ -80,7 +84,7 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         models: models as i64,
         refused: refused as i64,
         origin: new.origin.into(),
-        checksum: manifest.checksum,
+        checksum,
         features: manifest.features,
         trained_on: new.trained_on,
         training_rows: training_rows.map(|rows| rows as i64),
@@ -178,23 +182,30 @@ async fn series_count(store: &dyn Store) -> Result<usize> {
     Ok(count)
 }
 
-/// What a set says of itself, checked against its row.
+/// What a set says of itself, checked against its row: byte by byte, as the row keeps the checksum.
 ///
 /// # Errors
-/// [`ModelError::Damaged`] where it is missing or does not fit.
+/// [`ModelError::Damaged`] where it is missing or is not what was written, [`ModelError::Usage`] where it has a format of
+/// another version of this program.
 pub async fn manifest(blobs: &Blobs, row: &ModelSetRow) -> Result<Manifest> {
     let bytes = file(blobs, row, MANIFEST).await?;
     let manifest = Manifest::parse(&bytes).map_err(|e| match e {
-        e @ PackError::Newer { .. } => ModelError::Usage(format!("model set {}: {e}", row.version)),
+        e @ (PackError::Newer { .. } | PackError::Older { .. }) => {
+            ModelError::Usage(format!("model set {}: {e}", row.version))
+        }
         PackError::Damaged(what) => damaged(row, what),
         e => damaged(row, e.to_string()),
     })?;
+    let (found, recorded) = (Manifest::checksum(&bytes), &row.checksum);
+    if found != *recorded {
+        return Err(damaged(row, format!("the checksum of {MANIFEST} is {found}, recorded is {recorded}")));
+    }
     if manifest.version != row.version {
         return Err(damaged(row, format!("{MANIFEST} is that of version {}", manifest.version)));
     }
-    if manifest.checksum != row.checksum {
-        let (found, recorded) = (&manifest.checksum, &row.checksum);
-        return Err(damaged(row, format!("the checksum is {found}, recorded is {recorded}")));
+    if manifest.features != row.features {
+        let (found, recorded) = (manifest.features.join(", "), row.features.join(", "));
+        return Err(damaged(row, format!("{MANIFEST} names the features {found}, its row {recorded}")));
     }
     Ok(manifest)
 }

@@ -379,13 +379,55 @@ async fn check_rows_are_the_exporters_and_a_decision_that_differs_is_named() {
     }
     let bytes = other.finish().unwrap();
     found.parts[0].checks = Some(SetFile::of(name.clone(), 5, &bytes));
-    found.checksum = found.sum();
-    row.checksum = found.checksum.clone();
     std::fs::write(folder.join(&name), &bytes).unwrap();
-    std::fs::write(folder.join("manifest.json"), serde_json::to_vec(&found).unwrap()).unwrap();
+    let text = serde_json::to_vec(&found).unwrap();
+    row.checksum = Manifest::checksum(&text);
+    std::fs::write(folder.join("manifest.json"), text).unwrap();
     let report = verify(&p.blobs, &row).await.unwrap();
     assert_eq!((report.scored, report.problems.len()), (2, 1));
     assert!(report.problems[0].contains("d0/s1: scores") && report.problems[0].contains("[3.5]"));
+}
+
+#[tokio::test]
+async fn a_changed_manifest_is_noticed_whatever_changed() {
+    let p = Place::new().await;
+    let new = registry::NewSet { created_by: "ann".into(), ..new_set((0..3).map(stored)) };
+    registry::add(&p.store, &p.blobs, new).await.unwrap();
+    let row = p.rows().await.remove(0);
+    let path = p.blobs.local_root().unwrap().join(&row.path).join("manifest.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (from, to) in [
+        ("\"mean\"", "\"max\""),
+        ("model_{device}_{sensor}", "other_{device}_{sensor}"),
+        ("\"ann\"", "\"bob\""),
+        ("\"import\"", "\"train\""),
+        ("\"created_at\": \"2", "\"created_at\": \"3"),
+        ("\"training_rows\": ", "\"training_rows\": 1"),
+        ("\n}", "\n }"),
+    ] {
+        let bad = good.replace(from, to);
+        assert_ne!(bad, good, "{from}");
+        std::fs::write(&path, bad).unwrap();
+        for e in [
+            load(&p.blobs, &p.store, &row).await.map(|_| ()).unwrap_err(),
+            verify(&p.blobs, &row).await.map(|_| ()).unwrap_err(),
+        ] {
+            assert!(matches!(e, ModelError::Damaged { .. }), "{e}");
+            assert!(e.to_string().contains("the checksum of manifest.json"), "{e}");
+        }
+    }
+    // Of another version of this program, which cannot be judged by its checksum.
+    for (format, what) in [(FORMAT - 1, "import or train again"), (FORMAT + 1, "newer fleetscore")] {
+        let other = good.replace(&format!("\"format\": {FORMAT}"), &format!("\"format\": {format}"));
+        std::fs::write(&path, other).unwrap();
+        let e = load(&p.blobs, &p.store, &row).await.unwrap_err();
+        assert!(matches!(e, ModelError::Usage(_)) && e.to_string().contains(what), "{e}");
+    }
+    std::fs::write(&path, &good).unwrap();
+    let other = ModelSetRow { features: vec!["max".into()], ..row.clone() };
+    let e = load(&p.blobs, &p.store, &other).await.unwrap_err().to_string();
+    assert!(e.contains("features mean, its row max"), "{e}");
+    assert_eq!(load(&p.blobs, &p.store, &row).await.unwrap().len(), 3);
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! was overtaken either fails the confirmation, or its put meets a version that it did not read. A local folder has no
 //! versions: there the three steps happen under a file lock, and the put is a rename.
 //!
+//! The lease is renewed for as long as there is something to do, so that an interval may take longer than it; whoever finds
+//! it lost stops at once.
+//!
 //! The interval streams from one snapshot into two temporary files at once, each encoded by a thread of its own; what is
 //! put is a map of the file. So the process holds a few batches and one row group, whatever the number of series.
 
@@ -23,6 +26,7 @@ use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, Up
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The object that says what is published, written last.
@@ -148,40 +152,78 @@ pub fn folder(schedule: &str, start: Timestamp) -> String {
     format!("predictions/schedule={schedule}/interval={start}")
 }
 
-/// Publishes the interval's current predictions. Done again under the same claim it does no harm.
+/// Publishes the interval's current predictions, and renews the lease for so long meanwhile. Done again under the same
+/// claim it does no harm; where the folder was published under a higher fence, the publication gets one above that.
 ///
 /// # Errors
 /// Transient ones ([`Classify::is_transient`]) are worth another call with the same publication.
 pub async fn publish(
     store: &dyn Store,
     blobs: &Blobs,
-    publication: &Publication,
+    publication: &mut Publication,
+    lease_us: i64,
 ) -> Result<Published, PublishError> {
     let folder = folder(&publication.schedule, publication.interval.start);
-    let mut publication = publication.clone();
     if let Some(found) = found_fence(blobs, &folder).await?
         && found > publication.fence
     {
         // The store was restored from a backup: what lies there was published under a later fence.
-        match store.raise_publication(&publication, found).await? {
-            Some(raised) => publication = raised,
+        match store.raise_publication(publication, found).await? {
+            Some(raised) => *publication = raised,
             None => return Ok(Published::Fenced),
         }
     }
+    let publication = &*publication;
+    let copied = tokio::select! {
+        copied = copy(store, blobs, publication, &folder) => copied?,
+        () = lost(store, publication, lease_us) => None,
+    };
+    let Some(rows) = copied else { return Ok(Published::Fenced) };
+    match store.finish_publication(publication).await? {
+        Outcome::Done => Ok(Published::Done { fence: publication.fence, rows }),
+        Outcome::Fenced => Ok(Published::Fenced),
+    }
+}
+
+/// Renews the lease until it is lost. A publication that failed and is tried again renews it only where it works on for
+/// a while: what one process cannot do is left to another.
+async fn lost(store: &dyn Store, publication: &Publication, lease_us: i64) {
+    let third = Duration::from_micros(lease_us.max(3).unsigned_abs() / 3);
+    let mut pause = third;
+    loop {
+        tokio::time::sleep(pause).await;
+        match store.renew_publication(publication, lease_us).await {
+            Ok(Outcome::Done) => pause = third,
+            Ok(Outcome::Fenced) => return,
+            Err(e) => {
+                tracing::warn!(
+                    interval = %publication.interval,
+                    "the lease of a publication could not be renewed: {e}"
+                );
+                pause = third.min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// Puts all objects; how many rows they hold, `None` where the fence is no longer ours.
+async fn copy(
+    store: &dyn Store,
+    blobs: &Blobs,
+    publication: &Publication,
+    folder: &str,
+) -> Result<Option<u64>, PublishError> {
     let scratch = blobs.local_root().map_or_else(std::env::temp_dir, std::path::Path::to_path_buf);
-    let (summary, files) = write_files(store, &publication, &scratch).await?;
-    let success = success(&publication, &summary, &files)?;
+    let (summary, files) = write_files(store, publication, &scratch).await?;
+    let success = success(publication, &summary, &files)?;
     let files = files.into_iter().map(|(name, body)| (name, body.bytes));
     for (name, bytes) in files.chain([(SUCCESS, success)]) {
         let name = format!("{folder}/{name}");
-        if put(store, blobs, &publication, &name, bytes).await? == Outcome::Fenced {
-            return Ok(Published::Fenced);
+        if put(store, blobs, publication, &name, bytes).await? == Outcome::Fenced {
+            return Ok(None);
         }
     }
-    match store.finish_publication(&publication).await? {
-        Outcome::Done => Ok(Published::Done { fence: publication.fence, rows: summary.counts.rows }),
-        Outcome::Fenced => Ok(Published::Fenced),
-    }
+    Ok(Some(summary.counts.rows))
 }
 
 /// Batches between the store and each encoder.
@@ -320,6 +362,11 @@ async fn put(
     }
 }
 
+// One request for each object, also a large one: a condition on the version goes with a put alone. What object_store has
+// for uploads in parts takes none (`PutMultipartOptions`), and a staged upload that is then renamed would need a
+// conditional copy, which Azure and S3 do not have either. How long a put may take grows with its size instead (`crate::blobs`);
+// services take 5 GB at once, some forty million predictions.
+
 /// How often a put is tried again after the object had changed in between.
 const PUT_ATTEMPTS: usize = 10;
 
@@ -378,14 +425,19 @@ async fn put_local(
     };
     let path = lock.clone();
     let locked = tokio::task::spawn_blocking(move || locked_file(&path)).await.map_err(|e| failed(&e))?;
-    let _held = locked.map_err(|e| failed(&e))?;
+    let held = locked.map_err(|e| failed(&e))?;
     if store.confirm_publication(publication).await? == Outcome::Fenced {
         return Ok(Outcome::Fenced);
     }
-    // Written beside it and renamed over it.
-    let path = blobs.path(name);
-    let put = blobs.store.put_opts(&path, bytes.into(), PutOptions::from(PutMode::Overwrite));
-    put.await.map_err(|e| blobs.error(name, e))?;
+    // Written beside it and renamed over it. Nothing breaks that off, and the lock is held until it is done: a publisher
+    // that is stopped here must not rename over what the next one has put.
+    let (store, path) = (blobs.store.clone(), blobs.path(name));
+    let put = tokio::spawn(async move {
+        let put = store.put_opts(&path, bytes.into(), PutOptions::from(PutMode::Overwrite)).await;
+        drop(held);
+        put
+    });
+    put.await.map_err(|e| failed(&e))?.map_err(|e| blobs.error(name, e))?;
     Ok(Outcome::Done)
 }
 

@@ -3,13 +3,24 @@ use crate::testing::*;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
 use fleetscore_schemas::window::published_schema;
-use fleetscore_store::CatchUp;
+use fleetscore_store::{CatchUp, Cell, SqliteStore};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// No test takes that long.
+const LEASE_US: i64 = 600_000_000;
+
+async fn publish(store: &dyn Store, blobs: &Blobs, p: &Publication) -> Result<Published, PublishError> {
+    super::publish(store, blobs, &mut p.clone(), LEASE_US).await
+}
 
 /// A world with one interval scored and due.
 async fn due() -> (World, Publication) {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    due_in(World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await).await
+}
+
+async fn due_in(mut w: World) -> (World, Publication) {
     w.activate().await;
     w.send(0, &[(0, 1, 12.5), (0, 2, 1.0), (0, 4, 2.0), (0, 5, 0.1 + 0.2)], Some(at(1)), false).await;
     w.look().await;
@@ -165,8 +176,10 @@ async fn a_higher_fence_in_the_folder_raises_ours() {
     let later = Publication { fence: 41, ..publication.clone() };
     let found = success(&later, &Summary::default(), &[]).unwrap();
     blobs.put_create(&format!("{FOLDER}/{SUCCESS}"), found).await.unwrap();
-    let done = publish(&*w.store, &blobs, &publication).await.unwrap();
+    let mut raised = publication.clone();
+    let done = super::publish(&*w.store, &blobs, &mut raised, LEASE_US).await.unwrap();
     assert_eq!(done, Published::Done { fence: 42, rows: 5 });
+    assert_eq!(raised, Publication { fence: 42, ..publication }, "a next try knows it");
     let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
     assert_eq!(success.fence, 42);
 }
@@ -182,4 +195,59 @@ async fn two_publishers_in_one_folder_leave_one_whole_result() {
     let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
     assert_eq!(success.fence, 2);
     drop(folder);
+}
+
+/// A publisher in a local folder whose lock the test holds, with a lease of a tenth of a second in SQLite; and the lock.
+async fn held_up() -> (tempfile::TempDir, World, Blobs, Publication, File) {
+    let (folder, blobs) = local();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("f.db")).unwrap());
+    let schedules = [schedule("default", 1, 1, CatchUp::All)];
+    let (w, publication) = due_in(World::on(store, Arc::default(), &schedules, 1).await).await;
+    let lock = folder.path().join("predictions/schedule=default/.publish.lock");
+    let lock = locked_file(&lock).unwrap();
+    assert_eq!(w.store.renew_publication(&publication, SHORT_US).await.unwrap(), Outcome::Done);
+    (folder, w, blobs, publication, lock)
+}
+
+const SHORT_US: i64 = 100_000;
+
+/// When the lease of the only publication runs out.
+async fn lease(store: &dyn Store) -> Cell {
+    store.query("SELECT lease_until FROM publication_data").await.unwrap().rows[0][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_renewed_for_as_long_as_there_is_something_to_do() {
+    let (_folder, w, blobs, publication, lock) = held_up().await;
+    let (store, mut ours) = (w.store.clone(), publication.clone());
+    let publishing = tokio::spawn(async move { super::publish(&*store, &blobs, &mut ours, SHORT_US).await });
+    let mut before = lease(&*w.store).await;
+    let renewed = async {
+        for _ in 0..5 {
+            let last = before.clone();
+            while before == last {
+                assert!(!publishing.is_finished(), "it waits for the lock");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                before = lease(&*w.store).await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.expect("five renewals");
+    drop(lock);
+    assert_eq!(publishing.await.unwrap().unwrap(), Published::Done { fence: 1, rows: 5 });
+    assert_eq!(lease(&*w.store).await, Cell::Null, "and nobody holds it any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_lost_its_lease_stops_at_once() {
+    let (_folder, w, blobs, publication, lock) = held_up().await;
+    let (store, root, mut ours) = (w.store.clone(), blobs.clone(), publication.clone());
+    let publishing = tokio::spawn(async move { super::publish(&*store, &root, &mut ours, SHORT_US).await });
+    let taken = w.store.raise_publication(&publication, 0).await.unwrap().unwrap();
+    // While the lock that it waits for is still held.
+    let ended = tokio::time::timeout(Duration::from_secs(60), publishing).await.expect("it stops");
+    assert_eq!(ended.unwrap().unwrap(), Published::Fenced);
+    assert!(blobs.list("predictions").await.unwrap().iter().all(|o| o.name.ends_with("lock")));
+    drop(lock);
+    assert_eq!(publish(&*w.store, &blobs, &taken).await.unwrap(), Published::Done { fence: 2, rows: 5 });
 }

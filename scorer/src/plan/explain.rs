@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 /// Most anomalies of one interval whose nearest normal values are looked for, the first ones by series: a search costs
 /// hundreds of decisions, and where a set calls this many series anomalous, the set is what needs a look. Ranges of models
 /// of one feature are stored with them and have no such bound.
-pub(super) const ROWS: usize = 1_000;
+pub(crate) const ROWS: usize = 1_000;
 
 /// Ranges of values as text: `10.01 … 14.18`, several joined by `, `; `none` where no value is normal.
 ///
@@ -44,7 +44,7 @@ pub(crate) fn write_ranges(
 ///
 /// # Errors
 /// Those of `out`.
-pub(super) fn write_nearest(
+pub(crate) fn write_nearest(
     out: &mut impl Write,
     features: &[Feature],
     model: &Model,

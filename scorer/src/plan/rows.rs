@@ -2,6 +2,7 @@
 
 use super::pieces::Piece;
 use super::{ScoreError, ScoringTable, explain};
+use crate::models::ModelSet;
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Builder, Int16Builder, Int64Builder, RecordBatch, StringArray,
     StringBuilder, UInt32Array,
@@ -101,20 +102,20 @@ impl Job {
         let mut decisions = vec![f64::NAN; merged.len()];
         let models: Vec<u32> =
             (0..merged.len()).map(|i| if inputs.valid[i] { merged.model[i] } else { NO_MODEL }).collect();
+        // As many features are not the same ones. (All shards of a set take as many as it names.)
+        let takes = |set: &ModelSet| set.features[..] == self.features[..];
         let shards = self.table.set.shards();
-        for section in &merged.sections {
+        for section in merged.sections.iter().filter(|_| takes(&self.table.set)) {
+            let rows = section.rows.clone();
+            let columns: Vec<&[f64]> = inputs.columns.iter().map(|c| &c[rows.clone()]).collect();
             let shard = &shards[section.shard];
-            if shard.features() == self.features.len() {
-                let rows = section.rows.clone();
-                let columns: Vec<&[f64]> = inputs.columns.iter().map(|c| &c[rows.clone()]).collect();
-                shard.columns().decisions(&models[rows.clone()], &columns, &mut decisions[rows]);
-            }
+            shard.columns().decisions(&models[rows.clone()], &columns, &mut decisions[rows]);
         }
         for (row, pin) in &merged.pinned {
             let pin = &self.table.pins[*pin];
             let Some((shard, model)) = pin.found else { continue };
-            let shard = &pin.set.shards()[shard];
-            if shard.features() == self.features.len() && inputs.valid[*row] {
+            if takes(&pin.set) && inputs.valid[*row] {
+                let shard = &pin.set.shards()[shard];
                 let columns: Vec<&[f64]> = inputs.columns.iter().map(|c| &c[*row..=*row]).collect();
                 shard.columns().decisions(&[model], &columns, &mut decisions[*row..=*row]);
             }

@@ -4,7 +4,7 @@ use crate::exit::Fail;
 use crate::send::csv::places;
 use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::window::Feature;
-use fleetscore_scorer::predict::{self, ModelFiles};
+use fleetscore_scorer::predict::{self, EXPLAINED, ModelFiles};
 use std::io::{Read, Write};
 
 /// The first line of the output: the reference's columns, then ours.
@@ -103,6 +103,38 @@ pub(super) struct Answer {
     pub(super) counts: Counts,
     /// Lines that could not be scored, with the reason.
     pub(super) bad: Vec<(u64, String)>,
+    /// The first anomalies of models of several features: what they lack is still to be found.
+    lacking: Vec<Lacking>,
+}
+
+/// An anomaly whose last cell is empty so far.
+#[derive(Debug)]
+struct Lacking {
+    /// Where the cell is to be.
+    at: usize,
+    model: u32,
+    /// Its features.
+    x: Vec<f64>,
+}
+
+impl Answer {
+    /// Fills in what anomalies lack, of at most so many of those that are left.
+    pub(super) fn explain(&mut self, models: &ModelFiles, left: &mut usize) {
+        self.lacking.truncate(*left);
+        *left -= self.lacking.len();
+        if self.lacking.is_empty() {
+            return;
+        }
+        let (mut text, mut from) = (Vec::with_capacity(self.text.len() + 64 * self.lacking.len()), 0);
+        for lacking in self.lacking.drain(..) {
+            text.extend_from_slice(&self.text[from..lacking.at]);
+            let found = models.nearest_normal(lacking.model, &lacking.x);
+            cell(&mut text, found.unwrap_or_default().as_bytes());
+            from = lacking.at;
+        }
+        text.extend_from_slice(&self.text[from..]);
+        self.text = text;
+    }
 }
 
 /// How many rows ended how.
@@ -180,7 +212,7 @@ impl Batch {
         for i in 0..n {
             let status = models.status(valid[i], of[i], decisions[i]);
             answer.counts.count(status);
-            self.write(i, inputs[0][i], status, decisions[i], of[i], models, &mut answer);
+            self.write(i, &inputs, status, decisions[i], of[i], models, &mut answer);
         }
         answer
     }
@@ -209,14 +241,14 @@ impl Batch {
     fn write(
         &self,
         line: usize,
-        value: f64,
+        inputs: &[Vec<f64>],
         status: PredictionStatus,
         decision: f64,
         model: u32,
         models: &ModelFiles,
         answer: &mut Answer,
     ) {
-        let out = &mut answer.text;
+        let (out, value) = (&mut answer.text, inputs[0][line]);
         for field in 0..3 {
             cell(out, self.field(line, field));
             out.push(b',');
@@ -239,6 +271,11 @@ impl Batch {
         }
         out.extend_from_slice(status.as_str().as_bytes());
         out.push(b',');
+        let anomaly = status == PredictionStatus::Scored && predict::label(decision) == 1;
+        if anomaly && models.has_several_features() && answer.lacking.len() < EXPLAINED {
+            let x = inputs.iter().map(|c| c[line]).collect();
+            answer.lacking.push(Lacking { at: out.len(), model, x });
+        }
         cell(out, range.unwrap_or_default().as_bytes());
         out.push(b'\n');
     }
@@ -334,6 +371,65 @@ mod tests {
         let expected =
             Counts { rows: 8, scored: 1, anomalies: 1, no_model: 1, model_error: 0, input_invalid: 6 };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn anomalies_of_several_features_name_the_nearest_normal_values_up_to_a_bound() {
+        // Normal where the mean is below 10; the other feature does not count.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("models.jsonl");
+        let model = r#"{"device": "a", "sensor": "b", "features": ["mean", "stddev"], "kernel": "linear",
+            "support_vectors": [[1.0, 0.0]], "dual_coef": [-1.0], "rho": -10.0}"#;
+        std::fs::write(&file, model.replace('\n', " ")).unwrap();
+        let features = vec![Feature::Mean, Feature::Stddev];
+        let paths = vec![file.display().to_string()];
+        let sources =
+            ModelSources { paths: paths.clone(), features: features.clone(), ..ModelSources::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let models = runtime.block_on(ModelFiles::load(&sources)).unwrap();
+        let mut text = String::from("ts,device,sensor,stddev,mean\n");
+        for i in 0..3 * LINES {
+            text.push_str(&format!("{i},a,b,2,{}\n", if i % 10 == 0 { 15.25 } else { 3.0 }));
+        }
+        let mut lines = lines(&text, &features).unwrap_or_else(|e| panic!("{e}"));
+        let (mut out, mut left) = (Vec::new(), EXPLAINED);
+        while let Some(batch) = lines.batch().unwrap() {
+            let mut answer = batch.score(&models);
+            answer.explain(&models, &mut left);
+            out.extend_from_slice(&answer.text);
+        }
+        let rows: Vec<csv::StringRecord> = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .from_reader(&out[..])
+            .records()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(rows.len(), 3 * LINES);
+        let mut anomalies = 0;
+        for (i, row) in rows.iter().enumerate() {
+            assert_eq!((row.len(), &row[0], &row[6]), (8, i.to_string().as_str(), "scored"));
+            if i % 10 > 0 {
+                assert_eq!((&row[3], &row[4], &row[7]), ("3.0", "0", ""));
+                continue;
+            }
+            anomalies += 1;
+            assert_eq!((&row[3], &row[4]), ("15.25", "1"));
+            if anomalies > EXPLAINED {
+                assert_eq!(&row[7], "", "the first ones alone");
+                continue;
+            }
+            let (mean, stddev) = row[7].split_once(", ").unwrap();
+            assert_eq!(stddev, "stddev 2 → none");
+            let found: f64 = mean.strip_prefix("mean 15.25 → ").unwrap().parse().unwrap();
+            assert!(found < 10.0 && found > 9.9, "{mean}");
+        }
+        assert!(anomalies > EXPLAINED && left == 0);
+
+        // Models that say that they were made for other columns, as many of them, are refused.
+        let other =
+            ModelSources { paths, features: vec![Feature::Mean, Feature::Max], ..ModelSources::default() };
+        let e = runtime.block_on(ModelFiles::load(&other)).unwrap_err().to_string();
+        assert!(e.contains("mean, stddev") && e.contains("mean, max"), "{e}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ super::list![
     a_model_set_is_listed_as_it_was_added,
     one_model_set_is_active,
     rollback_goes_back_step_by_step,
+    a_rollback_does_what_was_looked_at_or_nothing,
     a_version_is_reserved_once,
     adding_again_after_a_lost_answer_is_no_error,
     one_set_is_found_without_the_others,
@@ -69,23 +70,68 @@ async fn one_model_set_is_active(store: Arc<dyn Store>) {
     assert_eq!(active(&*store).await, [1]);
 }
 
+/// One step back: the set that is active again.
+async fn back(store: &dyn Store) -> Option<i64> {
+    let rollback = store.model_set_before().await.unwrap()?;
+    assert_eq!(store.rollback_model_set(rollback).await.unwrap(), Outcome::Done);
+    assert_eq!(active(store).await, [rollback.to]);
+    Some(rollback.to)
+}
+
 async fn rollback_goes_back_step_by_step(store: Arc<dyn Store>) {
-    assert_eq!(store.rollback_model_set().await.unwrap(), None);
+    assert_eq!(back(&*store).await, None);
     store.add_model_set(&set(1), &[], true).await.unwrap();
-    assert_eq!(store.rollback_model_set().await.unwrap(), None, "nothing was active before the first");
+    assert_eq!(back(&*store).await, None, "nothing was active before the first");
     assert_eq!(active(&*store).await, [1]);
     store.add_model_set(&set(2), &[], true).await.unwrap();
     store.add_model_set(&set(3), &[], true).await.unwrap();
     store.activate_model_set(3).await.unwrap();
-    assert_eq!(store.model_set_before().await.unwrap(), Some(2));
-    assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "activating again was no step");
-    assert_eq!(active(&*store).await, [2]);
+    assert_eq!(store.model_set_before().await.unwrap(), Some(Rollback { from: 3, to: 2 }));
+    assert_eq!(back(&*store).await, Some(2), "activating again was no step");
     store.add_model_set(&set(4), &[], true).await.unwrap();
-    assert_eq!(store.rollback_model_set().await.unwrap(), Some(2), "3 was taken back");
-    assert_eq!(store.rollback_model_set().await.unwrap(), Some(1));
-    assert_eq!(store.model_set_before().await.unwrap(), None);
-    assert_eq!(store.rollback_model_set().await.unwrap(), None);
+    assert_eq!(back(&*store).await, Some(2), "3 was taken back");
+    assert_eq!(back(&*store).await, Some(1));
+    assert_eq!(back(&*store).await, None);
     assert_eq!(active(&*store).await, [1]);
+}
+
+async fn a_rollback_does_what_was_looked_at_or_nothing(store: Arc<dyn Store>) {
+    let refused = async |from, to| {
+        let before = active(&*store).await;
+        assert_eq!(store.rollback_model_set(Rollback { from, to }).await.unwrap(), Outcome::Fenced);
+        assert_eq!(active(&*store).await, before);
+    };
+    refused(2, 1).await;
+    for version in 1..=3 {
+        store.add_model_set(&set(version), &[], version < 3).await.unwrap();
+    }
+    let looked_at = store.model_set_before().await.unwrap().unwrap();
+    assert_eq!(looked_at, Rollback { from: 2, to: 1 });
+    refused(1, 2).await;
+    refused(2, 3).await;
+    // Another person activates a set meanwhile, or goes back first.
+    store.activate_model_set(3).await.unwrap();
+    refused(2, 1).await;
+    refused(3, 1).await;
+    assert_eq!(back(&*store).await, Some(2));
+    assert_eq!(back(&*store).await, Some(1));
+    refused(2, 1).await;
+    // Of many at once, one does it.
+    for version in [2, 3] {
+        store.activate_model_set(version).await.unwrap();
+    }
+    let rollback = store.model_set_before().await.unwrap().unwrap();
+    let both: Vec<_> = (0..6)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { super::patiently!(store.rollback_model_set(rollback)) })
+        })
+        .collect();
+    let mut done = 0;
+    for one in both {
+        done += i32::from(one.await.unwrap() == Outcome::Done);
+    }
+    assert_eq!((done, active(&*store).await), (1, vec![2]));
 }
 
 async fn a_version_is_reserved_once(store: Arc<dyn Store>) {
@@ -110,7 +156,7 @@ async fn adding_again_after_a_lost_answer_is_no_error(store: Arc<dyn Store>) {
     store.add_model_set(&set(1), &[], true).await.unwrap();
     store.add_model_set(&set(1), &[], true).await.unwrap();
     assert_eq!(store.model_sets().await.unwrap().len(), 1);
-    assert_eq!(store.rollback_model_set().await.unwrap(), None, "it was activated once");
+    assert_eq!(store.model_set_before().await.unwrap(), None, "it was activated once");
     let other = ModelSetRow { path: "models/1-ffff".into(), ..set(1) };
     assert!(store.add_model_set(&other, &[], true).await.is_err(), "another set of the same number is");
     assert_eq!(store.model_sets().await.unwrap()[0].path, set(1).path);
@@ -133,7 +179,7 @@ async fn one_set_is_found_without_the_others(store: Arc<dyn Store>) {
             assert_eq!(store.model_set(row.version).await.unwrap(), Some(row));
         }
     }
-    store.rollback_model_set().await.unwrap();
+    assert_eq!(back(&*store).await, Some(3));
     assert_eq!(store.active_model_set().await.unwrap().map(|s| s.version), Some(3));
 }
 
@@ -184,6 +230,6 @@ async fn series_are_pinned_to_a_set(store: Arc<dyn Store>) {
     }
     store.pin_models(&[a, b, 12_345], None, "bob").await.unwrap();
     assert_eq!(pins().await, [(c, 2, "bob".to_owned())]);
-    store.rollback_model_set().await.unwrap();
+    assert_eq!(back(store).await, Some(1));
     assert_eq!(pins().await.len(), 1, "whichever set is active");
 }

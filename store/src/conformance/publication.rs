@@ -7,6 +7,7 @@ super::list![
     a_changed_interval_is_due_once,
     the_oldest_interval_is_published_first,
     a_publisher_that_lost_its_lease_is_fenced,
+    a_renewed_lease_lasts_until_it_is_lost_or_published,
     a_change_after_the_claim_makes_it_due_again,
     late_trickles_wait_for_the_gap,
     a_fence_is_raised_above_the_one_found,
@@ -63,6 +64,30 @@ async fn a_publisher_that_lost_its_lease_is_fenced(store: Arc<dyn Store>) {
     assert_eq!(store.raise_publication(&paused, 100).await.unwrap(), None);
     assert_eq!(store.confirm_publication(&publication).await.unwrap(), Outcome::Done);
     assert_eq!(store.finish_publication(&publication).await.unwrap(), Outcome::Done);
+}
+
+async fn a_renewed_lease_lasts_until_it_is_lost_or_published(store: Arc<dyn Store>) {
+    let s = with_gap(store, 0).await;
+    let store = &*s.store;
+    score(store, "default", span(0, 1), &[(s.series[0], Some(0.5), 1)]).await;
+    // A lease that has run out is renewed as well, as long as nobody took it.
+    let first = claim(store, 0).await.unwrap();
+    assert_eq!(store.renew_publication(&first, LONG).await.unwrap(), Outcome::Done);
+    sleep_ms(5).await;
+    assert_eq!(claim(store, LONG).await, None, "it is leased again");
+    assert_eq!(store.confirm_publication(&first).await.unwrap(), Outcome::Done, "under the same fence");
+    assert_eq!(store.renew_publication(&first, 0).await.unwrap(), Outcome::Done);
+    sleep_ms(5).await;
+    let second = claim(store, LONG).await.expect("by the length that was asked for");
+    assert_eq!(store.renew_publication(&first, LONG).await.unwrap(), Outcome::Fenced);
+    let raised = store.raise_publication(&second, 9).await.unwrap().unwrap();
+    assert_eq!(store.renew_publication(&second, LONG).await.unwrap(), Outcome::Fenced);
+    assert_eq!(store.renew_publication(&raised, LONG).await.unwrap(), Outcome::Done);
+    assert_eq!(store.finish_publication(&raised).await.unwrap(), Outcome::Done);
+    assert_eq!(store.renew_publication(&raised, LONG).await.unwrap(), Outcome::Fenced, "it is published");
+    // A renewal that came late must not keep what is due next from others.
+    score(store, "default", span(0, 1), &[(s.series[0], Some(0.25), 1)]).await;
+    assert!(claim(store, LONG).await.is_some());
 }
 
 async fn a_change_after_the_claim_makes_it_due_again(store: Arc<dyn Store>) {

@@ -10,8 +10,8 @@ use crate::intake::{Columns, Intake};
 use crate::{
     BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
     ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    ProgressRow, Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow,
-    ScheduleSpec, Store, StoreError, StoreKind, Task, TaskClaim,
+    ProgressRow, Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow,
+    ScheduleRow, ScheduleSpec, Store, StoreError, StoreKind, Task, TaskClaim,
 };
 use async_trait::async_trait;
 use fleetscore_schemas::delta::{PaneKey, Partial};
@@ -330,6 +330,11 @@ impl Store for MemoryStore {
         Ok(self.state().claim_publication(worker, lease_us, now))
     }
 
+    async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().renew_publication(publication, lease_us, now))
+    }
+
     async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
         Ok(self.state().confirm_publication(publication))
     }
@@ -395,17 +400,20 @@ impl Store for MemoryStore {
         self.state().activate(version)
     }
 
-    async fn model_set_before(&self) -> Result<Option<i64>> {
-        Ok(self.state().activations.iter().rev().nth(1).copied())
+    async fn model_set_before(&self) -> Result<Option<Rollback>> {
+        Ok(match self.state().activations.as_slice() {
+            [.., to, from] => Some(Rollback { from: *from, to: *to }),
+            _ => None,
+        })
     }
 
-    async fn rollback_model_set(&self) -> Result<Option<i64>> {
+    async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome> {
         let mut state = self.state();
-        if state.activations.len() < 2 {
-            return Ok(None);
+        if !state.activations.ends_with(&[rollback.to, rollback.from]) {
+            return Ok(Outcome::Fenced);
         }
         state.activations.pop();
-        Ok(state.activations.last().copied())
+        Ok(Outcome::Done)
     }
 
     async fn query(&self, _sql: &str) -> Result<QueryResult> {

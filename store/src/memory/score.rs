@@ -182,6 +182,22 @@ impl State {
         self.publications.get_mut(&(p.interval.start, p.schedule.clone())).filter(|e| e.fence == p.fence)
     }
 
+    pub(super) fn renew_publication(
+        &mut self,
+        publication: &Publication,
+        lease_us: i64,
+        now: Timestamp,
+    ) -> Outcome {
+        // Published, it has no lease any more.
+        match self.published_entry(publication).filter(|e| e.lease_until.is_some()) {
+            None => Outcome::Fenced,
+            Some(entry) => {
+                entry.lease_until = Some(now.plus_us(lease_us));
+                Outcome::Done
+            }
+        }
+    }
+
     pub(super) fn confirm_publication(&mut self, publication: &Publication) -> Outcome {
         if self.published_entry(publication).is_some() { Outcome::Done } else { Outcome::Fenced }
     }

@@ -40,8 +40,8 @@ mod tests;
 use crate::{
     BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
     ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
-    StoreError, StoreKind, StoreOptions, Task, TaskClaim,
+    Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow, ScheduleRow,
+    ScheduleSpec, Store, StoreError, StoreKind, StoreOptions, Task, TaskClaim,
 };
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
@@ -249,6 +249,10 @@ impl Store for PgStore {
         publish::claim(self, worker, lease_us).await
     }
 
+    async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
+        publish::renew(self, publication, lease_us).await
+    }
+
     async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
         publish::confirm(self, publication).await
     }
@@ -306,8 +310,8 @@ impl Store for PgStore {
         models::activate(self, version).await
     }
 
-    async fn rollback_model_set(&self) -> Result<Option<i64>> {
-        models::rollback(self).await
+    async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome> {
+        models::rollback(self, rollback).await
     }
 
     async fn query(&self, sql: &str) -> Result<QueryResult> {

@@ -3,7 +3,7 @@
 use super::PgStore;
 use super::migrate::{Lock, lock};
 use super::types::{RowExt, clean, us};
-use crate::{ModelFailure, ModelPin, ModelSetRow, Result, StoreError};
+use crate::{ModelFailure, ModelPin, ModelSetRow, Outcome, Result, Rollback, StoreError};
 use deadpool_postgres::Transaction;
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::{SeriesId, SeriesName};
@@ -94,22 +94,24 @@ pub(super) async fn activate(store: &PgStore, version: i64) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn rollback(store: &PgStore) -> Result<Option<i64>> {
+pub(super) async fn rollback(store: &PgStore, rollback: Rollback) -> Result<Outcome> {
     let mut client = store.client().await?;
     let tx = client.transaction().await?;
     lock(&tx, Lock::ModelSets).await?;
     let sql =
         "SELECT id, version FROM model_set_activation_data WHERE undone_at IS NULL ORDER BY id DESC LIMIT 2";
     let rows = tx.query(sql, &[]).await?;
-    let [present, before] = rows.as_slice() else { return Ok(None) };
+    let [present, before] = rows.as_slice() else { return Ok(Outcome::Fenced) };
+    if (Rollback { from: present.at(1)?, to: before.at(1)? }) != rollback {
+        return Ok(Outcome::Fenced);
+    }
     tx.execute(
         "UPDATE model_set_activation_data SET undone_at = clock_timestamp() WHERE id = $1",
         &[&present.at::<i64>(0)?],
     )
     .await?;
-    let version = before.at(1)?;
     tx.commit().await?;
-    Ok(Some(version))
+    Ok(Outcome::Done)
 }
 
 const COLUMNS: &str =

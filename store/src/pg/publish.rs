@@ -30,6 +30,18 @@ pub(super) async fn claim(store: &PgStore, worker: &str, lease_us: i64) -> Resul
     }))
 }
 
+pub(super) async fn renew(store: &PgStore, p: &Publication, lease_us: i64) -> Result<Outcome> {
+    // Published, it has no lease any more.
+    let sql =
+        "UPDATE publication_data SET lease_until = clock_timestamp() + $4::bigint * interval '1 microsecond'
+        WHERE schedule = $1 AND interval_start = $2 AND fence = $3 AND lease_until IS NOT NULL";
+    let client = store.client().await?;
+    let statement = client.prepare_cached(sql).await?;
+    let n =
+        client.execute(&statement, &[&p.schedule, &Us::from(p.interval.start), &p.fence, &lease_us]).await?;
+    Ok(if n == 1 { Outcome::Done } else { Outcome::Fenced })
+}
+
 pub(super) async fn confirm(store: &PgStore, p: &Publication) -> Result<Outcome> {
     let sql = "SELECT 1 FROM publication_data WHERE schedule = $1 AND interval_start = $2 AND fence = $3";
     let client = store.client().await?;

@@ -28,8 +28,8 @@ use crate::intake::Intake;
 use crate::{
     BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
     ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    Publication, QueryResult, ReadinessSettings, Result, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Store,
-    StoreKind, Task, TaskClaim,
+    Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow, ScheduleRow,
+    ScheduleSpec, Store, StoreKind, Task, TaskClaim,
 };
 use async_trait::async_trait;
 use connect::{Readers, Writer};
@@ -294,6 +294,11 @@ impl Store for SqliteStore {
         self.writer.commit(move |tx| score::claim_publication(tx, &worker, lease_us, clock())).await
     }
 
+    async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
+        let publication = publication.clone();
+        self.writer.fenced(move |tx| score::renew_publication(tx, &publication, lease_us, clock())).await
+    }
+
     async fn confirm_publication(&self, publication: &Publication) -> Result<Outcome> {
         let publication = publication.clone();
         self.readers.run(move |conn| score::confirm_publication(conn, &publication)).await
@@ -358,8 +363,8 @@ impl Store for SqliteStore {
         self.writer.durable(move |tx| registry::activate(tx, version, clock())).await
     }
 
-    async fn rollback_model_set(&self) -> Result<Option<i64>> {
-        self.writer.durable(|tx| registry::rollback(tx, clock())).await
+    async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome> {
+        self.writer.durable(move |tx| registry::rollback(tx, rollback, clock())).await
     }
 
     async fn query(&self, sql: &str) -> Result<QueryResult> {

@@ -1,7 +1,7 @@
 //! Model sets.
 
 use super::stream::time;
-use crate::{ModelFailure, ModelPin, ModelSetRow, Result, StoreError};
+use crate::{ModelFailure, ModelPin, ModelSetRow, Outcome, Result, Rollback, StoreError};
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use rusqlite::{Connection, OptionalExtension, Params, Transaction, params};
@@ -120,17 +120,20 @@ pub(super) fn activate(tx: &Transaction<'_>, version: i64, now: Timestamp) -> Re
     Ok(())
 }
 
-pub(super) fn rollback(tx: &Transaction<'_>, now: Timestamp) -> Result<Option<i64>> {
-    let sql = "SELECT count(*) FROM model_set_activation_data WHERE undone_at IS NULL";
-    if tx.query_row(sql, [], |r| r.get::<_, i64>(0))? < 2 {
-        return Ok(None);
+pub(super) fn rollback(tx: &Transaction<'_>, rollback: Rollback, now: Timestamp) -> Result<Outcome> {
+    let sql =
+        "SELECT version FROM model_set_activation_data WHERE undone_at IS NULL ORDER BY id DESC LIMIT 2";
+    let newest: Vec<i64> =
+        tx.prepare_cached(sql)?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if newest != [rollback.from, rollback.to] {
+        return Ok(Outcome::Fenced);
     }
     tx.execute(
         "UPDATE model_set_activation_data SET undone_at = ?1
          WHERE id = (SELECT max(id) FROM model_set_activation_data WHERE undone_at IS NULL)",
         [now.0],
     )?;
-    active(tx)
+    Ok(Outcome::Done)
 }
 
 // --- failures -------------------------------------------------------------------------------------------------------

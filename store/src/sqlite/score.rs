@@ -135,6 +135,21 @@ pub(super) fn claim_publication(
     Ok(Some(publication))
 }
 
+pub(super) fn renew_publication(
+    tx: &Transaction<'_>,
+    p: &Publication,
+    lease_us: i64,
+    now: Timestamp,
+) -> Result<Outcome> {
+    // Published, it has no lease any more.
+    let written = tx.execute(
+        "UPDATE publication_data SET lease_until = ?4
+         WHERE schedule = ?1 AND interval_start = ?2 AND fence = ?3 AND lease_until IS NOT NULL",
+        params![p.schedule, p.interval.start.0, p.fence, now.plus_us(lease_us).0],
+    )?;
+    Ok(if written == 1 { Outcome::Done } else { Outcome::Fenced })
+}
+
 pub(super) fn confirm_publication(conn: &Connection, p: &Publication) -> Result<Outcome> {
     let sql = "SELECT EXISTS (SELECT 1 FROM publication_data
                    WHERE schedule = ?1 AND interval_start = ?2 AND fence = ?3)";
