@@ -80,6 +80,7 @@ forward! {
     fn fail_task(task: &Task, error: &str, give_up: bool) -> Outcome;
     fn cancel_run(run_id: Uuid) -> bool;
     fn claim_publication(worker: &str, lease_us: i64) -> Option<Publication>;
+    fn renew_publication(publication: &Publication, lease_us: i64) -> Outcome;
     fn confirm_publication(publication: &Publication) -> Outcome;
     fn raise_publication(publication: &Publication, above: i64) -> Option<Publication>;
     fn finish_publication(publication: &Publication) -> Outcome;
@@ -92,6 +93,6 @@ forward! {
     fn pin_models(series: &[SeriesId], version: Option<i64>, by: &str) -> ();
     fn model_pins() -> Vec<ModelPin>;
     fn activate_model_set(version: i64) -> ();
-    fn rollback_model_set() -> Option<i64>;
+    fn rollback_model_set(rollback: Rollback) -> Outcome;
     fn query(sql: &str) -> QueryResult;
 }
