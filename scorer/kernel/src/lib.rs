@@ -211,6 +211,8 @@ impl Kernel {
 #[cfg(test)]
 mod exp_tests;
 #[cfg(test)]
+mod intervals_tests;
+#[cfg(test)]
 mod nearest_tests;
 #[cfg(test)]
 mod path_tests;
