@@ -178,11 +178,11 @@ impl ModelFiles {
         }
     }
 
-    /// What a model of one feature calls normal, in words; `None` for other models.
+    /// What a model of one feature calls normal, in words; `None` for other models, and where that is not known.
     pub fn normal_range(&self, model: u32) -> Option<&str> {
         let of_model = || {
             let m = self.columns.columns().model(model as usize).filter(|m| m.features == 1)?;
-            Some(ranges_text(&normal_intervals(&m)))
+            Some(ranges_text(&normal_intervals(&m)?))
         };
         self.normal.get(model as usize)?.get_or_init(of_model).as_deref()
     }

@@ -39,10 +39,11 @@ fn main() {
                 .map(|f| (0..rows).map(|i| 10.0 + ((i + f) as f64).sin() * 5.0).collect())
                 .collect();
             let inputs: Vec<&[f64]> = inputs.iter().map(Vec::as_slice).collect();
-            let mut out = vec![0.0; rows];
+            let (of_row, mut out) = (vec![0; rows], vec![0.0; rows]);
             print!("{features} features {vectors:>5} vectors, ns:");
             for path in &paths {
-                let s = least(|| columns.columns().decisions_of_on(*path, 0, &inputs, black_box(&mut out)));
+                let s =
+                    least(|| columns.columns().decisions_on(*path, &of_row, &inputs, black_box(&mut out)));
                 print!("  {} {:.3}", path.name(), s * 1e9 / (rows * vectors) as f64);
             }
             println!();
@@ -66,8 +67,11 @@ fn main() {
     println!("normal_intervals of two vectors: {:.1} µs", s * 1e6 / models.len() as f64);
     let s = least(|| models.iter().for_each(|m| assert!(black_box(m.decision(&[9.5])).is_finite())));
     println!("Model::decision of two vectors: {:.1} ns", s * 1e9 / models.len() as f64);
-    let many = model(1000, 1, 7);
-    println!("normal_intervals of 1000 vectors: {:.0} µs", least(|| drop(normal_intervals(&many))) * 1e6);
+    for vectors in [1000, 10_000, 100_000] {
+        let many = model(vectors, 1, 7);
+        let s = least(|| assert!(normal_intervals(&many).is_some()));
+        println!("normal_intervals of {vectors} vectors: {:.1} ms", s * 1e3);
+    }
     for path in paths {
         let x: Vec<f64> = (0..100_000).map(|i| f64::from(i) * -1e-3).collect();
         let mut y = vec![0.0; x.len()];

@@ -1,22 +1,21 @@
 //! The walk over rows: which rows are summed together, and where their numbers come from.
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{Eight, LANES, Lanes};
 use crate::path::Task;
 use crate::sums::{
-    Eights, Form, InBlocks, InRows, Linear, MANY, One, Poly, Rbf, Sigmoid, few, many, with_form,
+    Eights, Form, InRows, Linear, MANY, One, Poly, Rbf, Sigmoid, eight_rows, many, tree, with_form,
 };
 use crate::{Columns, Kernel, NO_MODEL, Path, kind};
 
-/// So many neighbouring rows of one model are scored as its batch.
+/// So many neighbouring rows of one model are scored as its batch, and so many of several features fill eight lanes well
+/// enough.
 const RUN: usize = 4;
 
 /// Memory that is used again from one model to the next.
 #[derive(Default)]
 struct Scratch {
-    /// Support vectors, turned.
-    vectors: Vec<[f64; LANES]>,
     /// Eight rows' scaled values, feature by feature.
-    x: Vec<[f64; LANES]>,
+    x: Vec<Eight>,
     /// One row's scaled values.
     row: Vec<f64>,
 }
@@ -34,20 +33,16 @@ pub(crate) fn decisions(
     let mut i = 0;
     while i < models.len() {
         let m = models[i];
-        let run = models[i..].iter().take_while(|o| **o == m).count();
+        let run = run_of(&models[i..]);
         let rows = i..i + run;
         i = rows.end;
         let Some(one) = (m != NO_MODEL).then(|| columns.one(m as usize)).flatten() else {
             out[rows].fill(f64::NAN);
             continue;
         };
-        if run >= RUN || one.dual_coef.is_empty() {
-            let (from, out) = (rows.start, &mut out[rows]);
-            path.run(RowsOfOne { one: &one, inputs, from, out, scratch: &mut scratch });
-        } else if one.dual_coef.len() >= MANY {
-            for row in rows {
-                out[row] = lone_row(path, &one, inputs, row, &mut scratch);
-            }
+        if run >= RUN || one.dual_coef.is_empty() || one.dual_coef.len() >= MANY {
+            let of_one = Rows { one: &one, inputs, from: rows.start };
+            path.run(RowsOfOne { rows: of_one, out: &mut out[rows], scratch: &mut scratch });
         } else {
             let degree = if let Kernel::Poly { degree, .. } = one.kernel { degree } else { 0 };
             let queue = &mut waiting[usize::from(columns.kinds[m as usize] - kind::RBF)];
@@ -66,60 +61,44 @@ pub(crate) fn decisions(
     }
 }
 
+/// How many neighbours the first model has, itself included.
+fn run_of(models: &[u32]) -> usize {
+    const STRIDE: usize = 16;
+    let count = |from: usize, to: usize| models[from..to].iter().take_while(|m| **m == models[0]).count();
+    let first = count(0, models.len().min(STRIDE));
+    if first < STRIDE {
+        return first;
+    }
+    // Long ones in strides, which take a step instead of one for each row.
+    let same = |stride: &&[u32]| stride.iter().fold(true, |all, m| all & (*m == models[0]));
+    let strides = models.chunks_exact(STRIDE).take_while(same).count() * STRIDE;
+    strides + count(strides, models.len())
+}
+
 /// Rows of one model, from the first to as many as there is room for.
 pub(crate) fn decisions_of(path: Path, one: &One<'_>, inputs: &[&[f64]], out: &mut [f64]) {
-    path.run(RowsOfOne { one, inputs, from: 0, out, scratch: &mut Scratch::default() });
+    let rows = Rows { one, inputs, from: 0 };
+    path.run(RowsOfOne { rows, out, scratch: &mut Scratch::default() });
 }
 
 /// A row that has its model to itself.
 pub(crate) fn decision(path: Path, one: &One<'_>, inputs: &[&[f64]]) -> f64 {
-    lone_row(path, one, inputs, 0, &mut Scratch::default())
+    let mut out = [0.0];
+    decisions_of(path, one, inputs, &mut out);
+    out[0]
 }
 
-fn lone_row(path: Path, one: &One<'_>, inputs: &[&[f64]], row: usize, scratch: &mut Scratch) -> f64 {
-    if inputs.len() == 1 || one.dual_coef.len() < MANY {
-        let mut out = [0.0];
-        path.run(RowsOfOne { one, inputs, from: row, out: &mut out, scratch });
-        return out[0];
-    }
-    // Turning the vectors pays from a few rows on.
-    let mut small = [0.0; 16];
-    let x = match small.get_mut(..inputs.len()) {
-        Some(small) => small,
-        None => {
-            scratch.row.resize(inputs.len(), 0.0);
-            &mut scratch.row
-        }
-    };
-    for (k, (x, input)) in x.iter_mut().zip(inputs).enumerate() {
-        *x = one.scaled(k, input[row]);
-    }
-    path.run(LoneRow { one, x })
-}
-
-/// One row of several features, scaled, of a model of many support vectors.
-struct LoneRow<'a> {
-    one: &'a One<'a>,
-    x: &'a [f64],
-}
-
-impl Task for LoneRow<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Lanes>(self) -> f64 {
-        let Self { one, x } = self;
-        let vectors = InRows { numbers: one.support_vectors, features: x.len() };
-        let coef = Eights::new(one.dual_coef);
-        with_form!(V, one.kernel, form => many::<V, _>(form, x, vectors, &coef)) - one.rho
-    }
-}
-
-/// Rows `from..from + out.len()`, all of one model.
-struct RowsOfOne<'a> {
+/// Rows of one model, from one on.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
     one: &'a One<'a>,
     inputs: &'a [&'a [f64]],
     from: usize,
+}
+
+/// As many rows of one model as there is room for.
+struct RowsOfOne<'a> {
+    rows: Rows<'a>,
     out: &'a mut [f64],
     scratch: &'a mut Scratch,
 }
@@ -129,80 +108,91 @@ impl Task for RowsOfOne<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Self { one, inputs, from, out, scratch } = self;
-        let features = inputs.len();
-        if one.dual_coef.len() < MANY {
-            let mut small = [[0.0; LANES]; 8];
-            let x = match small.get_mut(..features) {
-                Some(small) => small,
-                None => {
-                    scratch.x.resize(features, [0.0; LANES]);
-                    &mut scratch.x
-                }
-            };
-            with_form!(V, one.kernel, form => few_rows::<V, _>(form, one, inputs, from, out, x));
-        } else if features == 1 {
-            let (vectors, coef) = (Eights::new(one.support_vectors), Eights::new(one.dual_coef));
-            with_form!(V, one.kernel, form => {
-                for (to, x) in out.iter_mut().zip(&inputs[0][from..]) {
-                    let x = [one.scaled(0, *x)];
-                    *to = many::<V, _>(form, &x, &vectors, &coef) - one.rho;
-                }
-            });
-        } else {
-            turn(one.support_vectors, features, &mut scratch.vectors);
-            let turned = InBlocks { blocks: &scratch.vectors, features };
-            let coef = Eights::new(one.dual_coef);
-            let row = &mut scratch.row;
-            row.resize(features, 0.0);
-            with_form!(V, one.kernel, form => {
-                for (i, to) in out.iter_mut().enumerate() {
-                    for (k, (x, input)) in row.iter_mut().zip(inputs).enumerate() {
-                        *x = one.scaled(k, input[from + i]);
-                    }
-                    *to = many::<V, _>(form, row, turned, &coef) - one.rho;
-                }
-            });
+        let Self { rows, out, scratch } = self;
+        let (one, features) = (rows.one, rows.inputs.len());
+        // Of many support vectors eight can be taken at once instead: quicker for rows that fill few lanes, and with one
+        // feature, where the vectors lie in memory as lanes want them, for all that do not fill them.
+        let alone = match one.dual_coef.len() {
+            0..MANY => 0,
+            _ if features == 1 => LANES - 1,
+            _ => RUN - 1,
+        };
+        let rest = out.len() % LANES;
+        let (in_lanes, rest) = out.split_at_mut(if rest <= alone { out.len() - rest } else { out.len() });
+        if !in_lanes.is_empty() {
+            let mut small = [Eight::ZERO; 8];
+            let x = taken(&mut small, &mut scratch.x, Eight::ZERO, features);
+            with_form!(V, one.kernel, form => rows.in_lanes::<V, _>(form, in_lanes, x));
+        }
+        if !rest.is_empty() {
+            let mut small = [0.0; 8];
+            let x = taken(&mut small, &mut scratch.row, 0.0, features);
+            let rows = Rows { from: rows.from + in_lanes.len(), ..rows };
+            with_form!(V, one.kernel, form => rows.alone::<V, _>(form, rest, x));
         }
     }
 }
 
-/// Support vectors from rows into blocks, the last one filled up with 0.
-fn turn(numbers: &[f64], features: usize, blocks: &mut Vec<[f64; LANES]>) {
-    blocks.clear();
-    blocks.resize((numbers.len() / features).div_ceil(LANES) * features, [0.0; LANES]);
-    for (i, vector) in numbers.chunks_exact(features).enumerate() {
-        let block = &mut blocks[i / LANES * features..][..features];
-        for (to, x) in block.iter_mut().zip(vector) {
-            to[i % LANES] = *x;
-        }
-    }
-}
-
-/// Rows of one model of few support vectors, eight at a time.
+/// So many of an array that is at hand, or of memory that can grow.
 #[inline(always)]
-fn few_rows<V: Lanes, F: Form<V>>(
-    form: F,
-    one: &One<'_>,
-    inputs: &[&[f64]],
-    from: usize,
-    out: &mut [f64],
-    x: &mut [[f64; LANES]],
-) {
-    let rho = V::splat(one.rho);
-    for (block, to) in out.chunks_mut(LANES).enumerate() {
-        let at = from + block * LANES;
-        for (k, (x, input)) in x.iter_mut().zip(inputs).enumerate() {
+fn taken<'a, T: Copy>(small: &'a mut [T], large: &'a mut Vec<T>, empty: T, n: usize) -> &'a mut [T] {
+    match small.get_mut(..n) {
+        Some(small) => small,
+        None => {
+            large.resize(n, empty);
+            large
+        }
+    }
+}
+
+impl Rows<'_> {
+    /// Eight at a time.
+    #[inline(always)]
+    fn in_lanes<V: Lanes, F: Form<V>>(self, form: F, out: &mut [f64], x: &mut [Eight]) {
+        let rho = V::splat(self.one.rho);
+        for (block, to) in out.chunks_mut(LANES).enumerate() {
+            self.scaled::<V>(block * LANES, to.len(), x);
+            let sum = if self.one.dual_coef.len() < MANY {
+                let [sum] = eight_rows::<V, F, 1>(form, self.one, x);
+                sum
+            } else {
+                tree(eight_rows::<V, F, LANES>(form, self.one, x))
+            };
+            to.copy_from_slice(&(sum - rho).store()[..to.len()]);
+        }
+    }
+
+    /// The values of up to eight rows, scaled, feature by feature; fewer leave lanes at what 0 becomes.
+    #[inline(always)]
+    fn scaled<V: Lanes>(self, first: usize, rows: usize, x: &mut [Eight]) {
+        let at = self.from + first;
+        for (k, (x, input)) in x.iter_mut().zip(self.inputs).enumerate() {
             let mut raw = [0.0; LANES];
             match input[at..].first_chunk::<LANES>() {
-                Some(eight) if to.len() == LANES => raw = *eight,
-                _ => raw[..to.len()].copy_from_slice(&input[at..at + to.len()]),
+                Some(eight) if rows == LANES => raw = *eight,
+                _ => raw[..rows].copy_from_slice(&input[at..at + rows]),
             }
-            let (mean, scale) = one.scaling(k);
-            *x = ((V::load(&raw) - V::splat(mean)) / V::splat(scale)).store();
+            let (mean, scale) = self.one.scaling(k);
+            *x = Eight(((V::load(&raw) - V::splat(mean)) / V::splat(scale)).store());
         }
-        let decided = (few::<V, F>(form, one, x) - rho).store();
-        to.copy_from_slice(&decided[..to.len()]);
+    }
+
+    /// One at a time, with many support vectors.
+    #[inline(always)]
+    fn alone<V: Lanes, F: Form<V>>(self, form: F, out: &mut [f64], x: &mut [f64]) {
+        let Self { one, inputs, from } = self;
+        let coef = Eights::new(one.dual_coef);
+        for (i, to) in out.iter_mut().enumerate() {
+            for (k, (x, input)) in x.iter_mut().zip(inputs).enumerate() {
+                *x = one.scaled(k, input[from + i]);
+            }
+            let sum = if x.len() == 1 {
+                many::<V, _>(form, x, &Eights::new(one.support_vectors), &coef)
+            } else {
+                many::<V, _>(form, x, InRows { numbers: one.support_vectors, features: x.len() }, &coef)
+            };
+            *to = sum - one.rho;
+        }
     }
 }
 

@@ -29,10 +29,50 @@ pub(crate) trait Lanes:
     fn abs(self) -> Self;
     /// With the signs of `of`.
     fn with_sign(self, of: Self) -> Self;
-    /// The bits of each lane moved 52 to the left: an integer in the lowest 11 becomes an exponent.
-    fn bits_to_exponent(self) -> Self;
+    /// Each lane's lowest bits hold an integer k: the table's 2^(k/16), and what that lacks.
+    fn power_and_rest(self, table: &Table) -> (Self, Self);
     /// `yes` where `self < than`, else `no`.
     fn if_less(self, than: Self, yes: Self, no: Self) -> Self;
+}
+
+/// Parts of a binade in a [`Table`].
+pub(crate) const PARTS: usize = 16;
+/// How far a number of parts is moved to the left so that whole binades stand in the exponent.
+pub(crate) const TO_EXPONENT: u32 = 48;
+
+/// Two numbers for each part of a binade, side by side and apart: instruction sets differ in what they look up quickest.
+pub(crate) struct Table {
+    /// Powers, less their places at [`TO_EXPONENT`], so that those can be added along with the exponent; and the others.
+    pub(crate) pairs: [[f64; 2]; PARTS],
+    /// The first of each pair, in two halves.
+    pub(crate) powers: [Eight; 2],
+    /// The second of each.
+    pub(crate) rests: [Eight; 2],
+}
+
+impl Table {
+    /// Of 2^(i/16) and what goes with it.
+    pub(crate) const fn new(numbers: [(f64, f64); PARTS]) -> Self {
+        let mut table = Self { pairs: [[0.0; 2]; PARTS], powers: [Eight::ZERO; 2], rests: [Eight::ZERO; 2] };
+        let mut i = 0;
+        while i < PARTS {
+            let power = f64::from_bits(numbers[i].0.to_bits() - ((i as u64) << TO_EXPONENT));
+            table.pairs[i] = [power, numbers[i].1];
+            table.powers[i / LANES].0[i % LANES] = power;
+            table.rests[i / LANES].0[i % LANES] = numbers[i].1;
+            i += 1;
+        }
+        table
+    }
+}
+
+/// Eight doubles in memory, in one line of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Eight(pub(crate) [f64; LANES]);
+
+impl Eight {
+    pub(crate) const ZERO: Self = Self([0.0; LANES]);
 }
 
 /// Eight doubles without any instruction set of their own: what runs everywhere.
@@ -107,8 +147,15 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn bits_to_exponent(self) -> Self {
-        self.map(|x| f64::from_bits(x.to_bits() << 52))
+    fn power_and_rest(mut self, table: &Table) -> (Self, Self) {
+        let mut rest = [0.0; LANES];
+        for (a, rest) in self.0.iter_mut().zip(&mut rest) {
+            let bits = a.to_bits();
+            let [power, lacks] = table.pairs[bits as usize % PARTS];
+            *a = f64::from_bits(power.to_bits().wrapping_add(bits << TO_EXPONENT));
+            *rest = lacks;
+        }
+        (self, Self(rest))
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, PARTS, TO_EXPONENT, Table};
 
 /// One 512-bit register. Only for functions compiled with `avx512f` and `avx512dq`.
 #[derive(Clone, Copy)]
@@ -94,9 +94,19 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn bits_to_exponent(self) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_castsi512_pd(_mm512_slli_epi64::<52>(_mm512_castpd_si512(self.0))) })
+    fn power_and_rest(self, table: &Table) -> (Self, Self) {
+        let powers = [Self::load(&table.powers[0].0), Self::load(&table.powers[1].0)];
+        let rests = [Self::load(&table.rests[0].0), Self::load(&table.rests[1].0)];
+        // SAFETY: as above. The lookups heed the lowest four bits of each lane alone.
+        unsafe {
+            let bits = _mm512_castpd_si512(self.0);
+            let power = _mm512_permutex2var_pd(powers[0].0, bits, powers[1].0);
+            let exponent = _mm512_slli_epi64::<TO_EXPONENT>(bits);
+            (
+                Self(_mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(power), exponent))),
+                Self(_mm512_permutex2var_pd(rests[0].0, bits, rests[1].0)),
+            )
+        }
     }
 
     #[inline(always)]
@@ -173,14 +183,10 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn bits_to_exponent(self) -> Self {
-        // SAFETY: as above.
-        unsafe {
-            Self(
-                _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.0))),
-                _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(self.1))),
-            )
-        }
+    fn power_and_rest(self, table: &Table) -> (Self, Self) {
+        let (low, low_rest) = power_and_rest_of_four(self.0, table);
+        let (high, high_rest) = power_and_rest_of_four(self.1, table);
+        (Self(low, high), Self(low_rest, high_rest))
     }
 
     #[inline(always)]
@@ -191,5 +197,26 @@ impl Lanes for Avx2 {
                 (_mm256_cmp_pd::<_CMP_LT_OQ>(self.0, than.0), _mm256_cmp_pd::<_CMP_LT_OQ>(self.1, than.1));
             Self(_mm256_blendv_pd(no.0, yes.0, a), _mm256_blendv_pd(no.1, yes.1, b))
         }
+    }
+}
+
+/// See [`Lanes::power_and_rest`]. Gathers are slower than loads of pairs.
+#[inline(always)]
+fn power_and_rest_of_four(bits: __m256d, table: &Table) -> (__m256d, __m256d) {
+    let mut at = [0i64; 4];
+    // SAFETY: only used where the processor has AVX2 (see `Avx2`). The array has room for the four integers; loads are of
+    // the two doubles of a pair; none needs alignment.
+    unsafe {
+        let bits = _mm256_castpd_si256(bits);
+        _mm256_storeu_si256((&raw mut at).cast(), bits);
+        let a = _mm_loadu_pd(table.pairs[at[0] as usize % PARTS].as_ptr());
+        let b = _mm_loadu_pd(table.pairs[at[1] as usize % PARTS].as_ptr());
+        let c = _mm_loadu_pd(table.pairs[at[2] as usize % PARTS].as_ptr());
+        let d = _mm_loadu_pd(table.pairs[at[3] as usize % PARTS].as_ptr());
+        let even = _mm256_insertf128_pd::<1>(_mm256_castpd128_pd256(a), c);
+        let odd = _mm256_insertf128_pd::<1>(_mm256_castpd128_pd256(b), d);
+        let power = _mm256_castpd_si256(_mm256_unpacklo_pd(even, odd));
+        let power = _mm256_add_epi64(power, _mm256_slli_epi64::<{ TO_EXPONENT as i32 }>(bits));
+        (_mm256_castsi256_pd(power), _mm256_unpackhi_pd(even, odd))
     }
 }

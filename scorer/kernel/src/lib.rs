@@ -1,10 +1,10 @@
 //! The decision function of one-class support vector machines, over rows of features.
 //!
 //! The arithmetic is libsvm's, step by step in f64 (Chang and Lin, "LIBSVM: a library for support vector machines",
-//! 2011, equation 8), and written once, over eight lanes (`lanes.rs`): of rows for models of few support vectors, whose
-//! terms are summed in order, and of support vectors for models of many (`sums.rs`). It is compiled for several sets of
-//! instructions ([`Path`]) that all give the same bits, so that scoring again on another machine changes no row. Rows
-//! whose decision is exactly 0 exist and are anomalies, so nothing here may be fused or computed in f32.
+//! 2011, equation 8), and written once, over eight lanes (`lanes.rs`): of rows of one model or of several, and of support
+//! vectors where a model has many of them and few rows (`sums.rs`). It is compiled for several sets of instructions
+//! ([`Path`]) that all give the same bits, however rows come together, so that scoring again on another machine changes
+//! no row. Rows whose decision is exactly 0 exist and are anomalies, so nothing here may be fused or computed in f32.
 
 mod batch;
 mod columns;
@@ -210,6 +210,8 @@ impl Kernel {
 
 #[cfg(test)]
 mod exp_tests;
+#[cfg(test)]
+mod intervals_tests;
 #[cfg(test)]
 mod nearest_tests;
 #[cfg(test)]

@@ -155,6 +155,81 @@ proptest! {
     }
 }
 
+/// Numbers at and near the ends of what a double can be.
+fn odd() -> impl Strategy<Value = f64> {
+    let tiny = f64::MIN_POSITIVE;
+    let some = [0.0, 5e-324, 1e-310, tiny, tiny.next_down(), 1e-160, 0.5, 1.0, 27.3, 1e160, 1e300, f64::MAX];
+    (prop::sample::select(some.to_vec()), any::<bool>()).prop_map(|(x, minus)| if minus { -x } else { x })
+}
+
+fn odd_value() -> impl Strategy<Value = f64> {
+    prop_oneof![5 => odd(), 1 => prop::sample::select(vec![f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY])]
+}
+
+fn odd_model(features: usize) -> impl Strategy<Value = Model> {
+    let gamma = || odd().prop_map(|g| if g == 0.0 { f64::MAX } else { g.abs() });
+    let degree = prop::sample::select(vec![0, 1, 2, 31, 1_000, 1 << 31, u32::MAX]);
+    let kernel = prop_oneof![
+        3 => gamma().prop_map(|gamma| Kernel::Rbf { gamma }),
+        1 => Just(Kernel::Linear),
+        1 => (gamma(), odd(), degree).prop_map(|(gamma, coef0, degree)| Kernel::Poly { gamma, coef0, degree }),
+        1 => (gamma(), odd()).prop_map(|(gamma, coef0)| Kernel::Sigmoid { gamma, coef0 }),
+    ];
+    let numbers = |n: usize| prop::collection::vec(odd(), n);
+    let scale = prop::collection::vec(odd().prop_map(|s| if s == 0.0 { 1.0 } else { s }), features);
+    (1..60usize, kernel, numbers(features), scale, odd()).prop_flat_map(
+        move |(n, kernel, mean, scale, rho)| {
+            (numbers(n * features), numbers(n)).prop_map(move |(support_vectors, dual_coef)| Model {
+                features,
+                mean: mean.clone(),
+                scale: scale.clone(),
+                kernel,
+                support_vectors,
+                dual_coef,
+                rho,
+            })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn paths_agree_at_the_ends_of_what_a_double_can_be(
+        (models, columns) in (1..7usize).prop_flat_map(|features| {
+            let column = prop::collection::vec(odd_value(), 30);
+            (prop::collection::vec(odd_model(features), 1..4), prop::collection::vec(column, features))
+        }),
+    ) {
+        let mut owned = ModelColumns::new(columns.len());
+        for m in &models {
+            owned.push(Some(m)).expect("the model is valid");
+        }
+        let inputs: Vec<&[f64]> = columns.iter().map(Vec::as_slice).collect();
+        // Runs that fill eight lanes, runs that do not, and models in turn.
+        let of_row: Vec<u32> = (0..30).map(|i| if i < 19 { 0 } else { i } % models.len() as u32).collect();
+        let mut wanted = vec![7.0; 30];
+        owned.columns().decisions_on(Path::Portable, &of_row, &inputs, &mut wanted);
+        for path in Path::available() {
+            let mut out = vec![7.0; 30];
+            owned.columns().decisions_on(path, &of_row, &inputs, &mut out);
+            prop_assert_eq!(bits(&out), bits(&wanted), "{}", path.name());
+        }
+        for i in 0..30 {
+            let row: Vec<f64> = columns.iter().map(|c| c[i]).collect();
+            let alone = models[of_row[i] as usize].decision(&row);
+            prop_assert_eq!(bits(&[alone]), bits(&wanted[i..=i]), "row {} alone", i);
+            if row.iter().any(|x| x.is_nan()) {
+                let model = &models[of_row[i] as usize];
+                // x⁰ = 1 whatever x is.
+                let constant = matches!(model.kernel, Kernel::Poly { degree: 0, .. });
+                prop_assert!(constant || alone.is_nan(), "row {}: {} of a NaN", i, alone);
+            }
+        }
+    }
+}
+
 #[test]
 fn columns_that_need_not_start_at_0_and_bad_ones() {
     let mut owned = ModelColumns::new(1);

@@ -1,12 +1,14 @@
-//! Σᵢ coefᵢ · k(x, svᵢ) over eight lanes: of rows where there are few support vectors, of support vectors where there
-//! are many.
+//! Σᵢ coefᵢ · k(x, svᵢ) over eight lanes: of rows of one model where there are enough, else, where there are many, of
+//! support vectors.
+
+use std::ops::Add;
 
 use crate::Kernel;
 use crate::exp::{exp_of_nonpositive, tanh};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{Eight, LANES, Lanes};
 
-/// Models of fewer support vectors are summed in their order, eight rows at a time; models of this many or more in
-/// eight interleaved sums, one row at a time. What a row's decision is thus depends on its model alone.
+/// Models of fewer support vectors are summed in their order; models of this many or more in eight interleaved sums,
+/// whether lanes are rows or support vectors. What a row's decision is thus depends on its model alone.
 pub(crate) const MANY: usize = 16;
 
 /// A kernel function in steps: over the features in their order, then once more.
@@ -179,21 +181,45 @@ impl One<'_> {
     }
 }
 
-/// Few support vectors: the sums of eight rows of one model, in the order of its support vectors. `x` has a block of
-/// scaled values for each feature.
+/// Σᵢ coefᵢ · k(x, svᵢ) of eight rows of one model, in `SUMS` interleaved sums: vector i goes to the sum i mod `SUMS`. `x`
+/// has a block of scaled values for each feature.
 #[inline(always)]
-pub(crate) fn few<V: Lanes, F: Form<V>>(form: F, one: &One<'_>, x: &[[f64; LANES]]) -> V {
-    let mut sum = V::splat(0.0);
-    let Some((x0, others)) = x.split_first() else { return sum };
-    let x0 = V::load(x0);
-    for (v, coef) in one.support_vectors.chunks_exact(x.len()).zip(one.dual_coef) {
-        let mut inner = form.first(x0, V::splat(v[0]));
-        for (x, v) in others.iter().zip(&v[1..]) {
-            inner = form.next(inner, V::load(x), V::splat(*v));
-        }
-        sum = sum + V::splat(*coef) * form.finish(inner);
+pub(crate) fn eight_rows<V: Lanes, F: Form<V>, const SUMS: usize>(
+    form: F,
+    one: &One<'_>,
+    x: &[Eight],
+) -> [V; SUMS] {
+    let mut sums = [V::splat(0.0); SUMS];
+    if x.is_empty() {
+        return sums;
     }
-    sum
+    let vectors = one.support_vectors.chunks_exact(SUMS * x.len());
+    let (coefs, last_coefs) = one.dual_coef.as_chunks::<SUMS>();
+    let last = vectors.remainder().chunks_exact(x.len());
+    for (vectors, coefs) in vectors.zip(coefs) {
+        // As many vectors as there are sums go through the features together: their steps do not wait for each other.
+        let mut inner = [V::splat(0.0); SUMS];
+        for (i, inner) in inner.iter_mut().enumerate() {
+            *inner = form.first(V::load(&x[0].0), V::splat(vectors[i * x.len()]));
+        }
+        for (k, x_k) in x.iter().enumerate().skip(1) {
+            let x_k = V::load(&x_k.0);
+            for (i, inner) in inner.iter_mut().enumerate() {
+                *inner = form.next(*inner, x_k, V::splat(vectors[i * x.len() + k]));
+            }
+        }
+        for i in 0..SUMS {
+            sums[i] = sums[i] + V::splat(coefs[i]) * form.finish(inner[i]);
+        }
+    }
+    for ((sum, v), coef) in sums.iter_mut().zip(last).zip(last_coefs) {
+        let mut inner = form.first(V::load(&x[0].0), V::splat(v[0]));
+        for (x, v) in x.iter().zip(v).skip(1) {
+            inner = form.next(inner, V::load(&x.0), V::splat(*v));
+        }
+        *sum = *sum + V::splat(*coef) * form.finish(inner);
+    }
+    sums
 }
 
 /// Support vectors of one model, eight at a time.
@@ -219,25 +245,6 @@ impl<V: Lanes> Vectors<V> for InRows<'_> {
         let mut inner = form.first(V::splat(x[0]), V::load(&eight(0)));
         for (k, x) in x.iter().enumerate().skip(1) {
             inner = form.next(inner, V::splat(*x), V::load(&eight(k)));
-        }
-        inner
-    }
-}
-
-/// Support vectors turned: for each eight, each feature's block.
-#[derive(Clone, Copy)]
-pub(crate) struct InBlocks<'a> {
-    pub(crate) blocks: &'a [[f64; LANES]],
-    pub(crate) features: usize,
-}
-
-impl<V: Lanes> Vectors<V> for InBlocks<'_> {
-    #[inline(always)]
-    fn meet<F: Form<V>>(self, form: F, x: &[f64], block: usize) -> V {
-        let features = &self.blocks[block * self.features..][..self.features];
-        let mut inner = form.first(V::splat(x[0]), V::load(&features[0]));
-        for (x, v) in x[1..].iter().zip(&features[1..]) {
-            inner = form.next(inner, V::splat(*x), V::load(v));
         }
         inner
     }
@@ -294,6 +301,11 @@ pub(crate) fn many<V: Lanes, F: Form<V>>(
         // Chosen, not multiplied by 0: a lane without a vector may be infinite or NaN.
         sums = lane.if_less(V::splat(dual_coef.rest as f64), sums + terms, sums);
     }
-    let s = sums.store();
+    tree(sums.store())
+}
+
+/// The eight interleaved sums as one.
+#[inline(always)]
+pub(crate) fn tree<T: Copy + Add<Output = T>>(s: [T; LANES]) -> T {
     ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 }

@@ -39,7 +39,7 @@ fn model(kernel: Kernel, features: usize) -> Model {
     }
 }
 
-fn bell(support_vectors: &[f64], dual_coef: &[f64], gamma: f64, rho: f64) -> Model {
+pub(crate) fn bell(support_vectors: &[f64], dual_coef: &[f64], gamma: f64, rho: f64) -> Model {
     Model {
         features: 1,
         mean: vec![],
@@ -138,59 +138,4 @@ fn what_cannot_be_scored_is_named() {
         let e = m.validate().expect_err(named).to_string();
         assert!(e.contains(named), "{e} does not name {named}");
     }
-}
-
-/// Bounds are normal, their outer neighbours are not, and a fine scan finds nothing else.
-fn check_intervals(m: &Model, wanted: usize) -> Vec<(f64, f64)> {
-    let found = normal_intervals(m);
-    assert_eq!(found.len(), wanted, "{found:?}");
-    let normal = |x: f64| !is_anomaly(m.decision(&[x]));
-    for (a, b) in &found {
-        assert!(a <= b);
-        if a.is_finite() {
-            assert!(normal(*a) && !normal(a.next_down()), "lower bound {a}");
-        }
-        if b.is_finite() {
-            assert!(normal(*b) && !normal(b.next_up()), "upper bound {b}");
-        }
-    }
-    for i in -20_000..20_000 {
-        let x = f64::from(i) * 0.01;
-        let inside = found.iter().any(|(a, b)| (*a..=*b).contains(&x));
-        assert_eq!(inside, normal(x), "{x}");
-    }
-    found
-}
-
-#[test]
-fn normal_ranges_of_bells() {
-    // Σ = exp(−γd²) ≥ ρ up to d = √(−ln ρ / γ).
-    let one = check_intervals(&bell(&[3.0], &[1.0], 0.25, 0.5), 1);
-    let d = (-(0.5f64.ln()) / 0.25).sqrt();
-    assert!((one[0].0 - (3.0 - d)).abs() < 1e-12 && (one[0].1 - (3.0 + d)).abs() < 1e-12);
-    // Two far apart: two ranges; near each other: one.
-    check_intervals(&bell(&[-20.0, 20.0], &[1.0, 1.0], 0.5, 0.2), 2);
-    check_intervals(&bell(&[-1.0, 1.0], &[1.0, 1.0], 0.5, 0.2), 1);
-    // Everything is an anomaly: the peak only touches 0.
-    check_intervals(&bell(&[2.0], &[0.5], 0.1, 0.5), 0);
-    // ρ < 0: everything is normal.
-    assert_eq!(check_intervals(&bell(&[0.0], &[1.0], 0.1, -0.5), 1), [(f64::NEG_INFINITY, f64::INFINITY)]);
-}
-
-#[test]
-fn normal_ranges_of_other_kernels_and_of_scaled_models() {
-    let linear = Model { kernel: Kernel::Linear, ..bell(&[2.0], &[1.0], 0.0, 3.0) };
-    let found = check_intervals(&linear, 1);
-    assert!((found[0].0 - 1.5).abs() < 1e-9 && found[0].1 == f64::INFINITY, "{found:?}");
-    let square = Model {
-        kernel: Kernel::Poly { gamma: 1.0, coef0: 0.0, degree: 2 },
-        ..bell(&[1.0], &[1.0], 0.0, 4.0)
-    };
-    let found = check_intervals(&square, 2);
-    assert!((found[0].1 + 2.0).abs() < 1e-9 && (found[1].0 - 2.0).abs() < 1e-9, "{found:?}");
-    let scaled = Model { mean: vec![100.0], scale: vec![4.0], ..bell(&[0.0], &[1.0], 0.25, 0.5) };
-    let d = 4.0 * (-(0.5f64.ln()) / 0.25).sqrt();
-    let found = check_intervals(&scaled, 1);
-    assert!((found[0].0 - (100.0 - d)).abs() < 1e-9 && (found[0].1 - (100.0 + d)).abs() < 1e-9);
-    assert!(normal_intervals(&model(Kernel::Linear, 2)).is_empty());
 }

@@ -257,7 +257,7 @@ impl Sorted {
     fn derive(&self, (series, at): (u32, u32)) -> Derived {
         let i = at as usize;
         let model = self.models.model(i);
-        let normal = model.as_ref().filter(|m| m.features == 1).map(normal_intervals);
+        let normal = model.as_ref().and_then(normal_intervals);
         let checks = model.as_ref().map(|m| checks(m, self.models.checks.get(&at))).unwrap_or_default();
         let refused = || self.models.refused.get(&at).cloned().unwrap_or_default();
         let entry = Entry {

@@ -97,7 +97,7 @@ async fn what_is_imported_is_what_is_loaded_to_the_bit() {
         let model =
             fleetscore_formats::pickle::read_model(&std::fs::read(data().join(fixture)).unwrap()).unwrap();
         assert_eq!(entry.outcome, Ok(filled(model.clone())));
-        assert_eq!(entry.normal, Some(fleetscore_kernel::normal_intervals(&model)));
+        assert_eq!(entry.normal, fleetscore_kernel::normal_intervals(&model));
         let id = p.store.lookup(std::slice::from_ref(&entry.name)).await.unwrap()[0];
         assert_eq!(id, Some(entry.series));
     }
