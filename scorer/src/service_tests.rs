@@ -306,6 +306,46 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
     running.await.unwrap().unwrap();
 }
 
+/// Series pinned to a set that cannot be had hold their runs up, and the runs say which pins: another active set would not
+/// help.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_set_that_is_gone_is_named_with_its_pins() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    assert_eq!((w.activate().await, w.activate().await), (1, 2));
+    w.store.pin_models(&[3], Some(1), "test").await.unwrap();
+    let gone: Loader = Arc::new(|version| match version {
+        1 => Box::pin(async {
+            let message = "part-00000.arrow is missing".to_owned();
+            Err(ScorerError::ModelSet { version: 1, message, transient: false })
+        }),
+        other => loader()(other),
+    });
+    w.send(0, &[(0, 1, 5.0), (0, 3, 5.0)], Some(at(1)), false).await;
+    let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), gone);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(service.run(stop.clone()));
+    let run = async || w.store.runs(&RunFilter::default()).await.unwrap().pop();
+    let held_up = async |attempts: i64| {
+        until("attempts", async || run().await.is_some_and(|r| r.attempt >= attempts)).await;
+        let run = run().await.unwrap();
+        let error = run.error.unwrap();
+        assert!(
+            error.contains("is missing (1 series are pinned to it") && error.contains("model_pins"),
+            "{error}"
+        );
+        assert_eq!((run.state, run.model_set), (RunState::Running, Some(2)));
+    };
+    held_up(2).await;
+    assert!(handle.snapshot().trouble.is_some_and(|t| t.contains("part-00000.arrow is missing")));
+    w.activate().await;
+    held_up(4).await;
+    w.store.pin_models(&[3], None, "test").await.unwrap();
+    until("a score", async || handle.snapshot().intervals_scored == 1).await;
+    assert_eq!(w.store.runs(&RunFilter::default()).await.unwrap().len(), 1, "the same run");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
 /// A set for other features than its schedule's by now: the run says so, and gives way to one of a set that fits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_set_does_not_fit_any_more_is_not_scored_by_it() {

@@ -142,6 +142,11 @@ impl Rows {
 }
 
 pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>, blobs: &Blobs) -> Outcome {
+    if !args.no_activate {
+        // Before hours of work.
+        let features: Vec<String> = args.rows.features.iter().map(ToString::to_string).collect();
+        fits(store.as_ref(), &features).await?;
+    }
     let display = Display::new();
     let defaults = args.rows.options(context, store.as_ref()).await?;
     let options = TrainOptions {
@@ -159,10 +164,6 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
         observer: display.observer(),
         ..defaults
     };
-    if options.activate {
-        // Before hours of work.
-        fits(store.as_ref(), &options.features.iter().map(ToString::to_string).collect::<Vec<_>>()).await?;
-    }
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
     let kept = display.end();
     if report.is_err() && kept > 0 {

@@ -404,6 +404,7 @@ async fn a_changed_manifest_is_noticed_whatever_changed() {
         ("\"created_at\": \"2", "\"created_at\": \"3"),
         ("\"training_rows\": ", "\"training_rows\": 1"),
         ("\n}", "\n }"),
+        ("\n}", "\n"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from}");
