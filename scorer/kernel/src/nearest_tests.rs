@@ -9,6 +9,23 @@ fn bell(features: usize, support_vectors: Vec<f64>, kernel: Kernel, rho: f64) ->
     Model { features, mean: vec![], scale: vec![], kernel, support_vectors, dual_coef, rho }
 }
 
+fn nearest_normal(m: &Model, row: &[f64]) -> Vec<Option<f64>> {
+    super::nearest_normal(m, row).expect("the model is small")
+}
+
+#[test]
+fn very_large_models_are_not_looked_along() {
+    let row = |features| vec![9.0; features];
+    let of = |features: usize, n: usize| {
+        let vectors = (0..features * n).map(|i| (i % 7) as f64 * 0.1).collect();
+        bell(features, vectors, Kernel::Rbf { gamma: 0.1 }, 0.5)
+    };
+    // 96 looks along each of 4,096 features, each over eight million numbers: hours.
+    assert_eq!(super::nearest_normal(&of(4096, 2000), &row(4096)), None);
+    assert_eq!(super::nearest_normal(&of(5, 14_000), &row(5)), None);
+    assert!(super::nearest_normal(&of(5, 13_900), &row(5)).is_some_and(|f| f.len() == 5));
+}
+
 #[test]
 fn one_bell_is_left_where_its_border_is() {
     // exp(−γd²) = ρ at d = √(−ln ρ / γ).

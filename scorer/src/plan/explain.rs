@@ -40,7 +40,7 @@ pub(crate) fn write_ranges(
 /// The nearest normal value along each feature, the others held: `mean 15.3 → 14.18, stddev 2.1 → none`.
 ///
 /// Values are rounded to five digits, the normal ones away from the row's own; where the rounded one would not be normal,
-/// it is given in full.
+/// it is given in full. `not looked for` and why, where the model is so large that it would take too long.
 ///
 /// # Errors
 /// Those of `out`.
@@ -50,7 +50,10 @@ pub(crate) fn write_nearest(
     model: &Model,
     row: &[f64],
 ) -> fmt::Result {
-    let nearest = nearest_normal(model, row);
+    let Some(nearest) = nearest_normal(model, row) else {
+        let (vectors, features) = (model.dual_coef.len(), model.features);
+        return write!(out, "not looked for: {vectors} support vectors of {features} features take too long");
+    };
     for (i, feature) in features.iter().enumerate() {
         let value = row[i];
         let own = Rounded::of(value, Towards::Nearest);
@@ -143,5 +146,11 @@ mod tests {
         let found: f64 = mean.strip_prefix("mean 15.3 → ").unwrap().parse().unwrap();
         assert!(found < 10.0 && found > 9.9, "{text}");
         assert!(!is_anomaly(model.decision(&[found, 2.0])), "what is called normal is normal");
+
+        let (support_vectors, dual_coef) = (vec![0.5; 200_000], vec![-1.0; 100_000]);
+        let large = Model { support_vectors, dual_coef, ..model };
+        let mut text = String::new();
+        write_nearest(&mut text, &[Feature::Mean, Feature::Stddev], &large, &[15.3, 2.0]).unwrap();
+        assert_eq!(text, "not looked for: 100000 support vectors of 2 features take too long");
     }
 }
