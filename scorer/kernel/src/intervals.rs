@@ -171,8 +171,9 @@ impl<'a> Search<'a> {
     fn last_normal(&mut self, part: &Model, inside: f64, outside: f64) -> Option<f64> {
         let (mut inside, mut outside) = (rank(inside), rank(outside));
         while inside.abs_diff(outside) > 1 {
-            let gap = i128::from(outside) - i128::from(inside);
-            let ranks: [i64; 8] = std::array::from_fn(|i| inside + (gap * (i as i128 + 1) / 9) as i64);
+            // The distance itself may not fit into 64 bits; what lies between the two does.
+            let (from, gap) = (i128::from(inside), i128::from(outside) - i128::from(inside));
+            let ranks: [i64; 8] = std::array::from_fn(|i| (from + gap * (i as i128 + 1) / 9) as i64);
             let values = ranks.map(of_rank);
             let mut decisions = [0.0; 8];
             self.decide(part, &values, &mut decisions)?;
