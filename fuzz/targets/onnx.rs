@@ -1,8 +1,8 @@
 #![no_main]
-//! ONNX files: 32 times the file.
+//! ONNX files: 8 times the file.
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fleetscore_fuzz::models(
     data,
     "x.onnx",
-    32,
+    8,
     fleetscore_fuzz::ALWAYS
 ));

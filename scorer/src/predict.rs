@@ -85,7 +85,7 @@ impl ModelFiles {
         for file in read_files(&options.paths, &options.pattern, &options.features).await? {
             files.refused.extend(file.refused);
             files.skipped.extend(file.skipped.map(|(path, _)| path));
-            for candidate in file.candidates {
+            for candidate in file.candidates.iter() {
                 let place = candidate.place(&file.path);
                 files.add(place, &candidate.stored.name, candidate.stored.outcome, &mut paths);
             }

@@ -84,6 +84,34 @@ pub fn detect(bytes: &[u8], file_name: &str) -> Result<Format, FormatError> {
     })
 }
 
+/// The format that the first bytes of a file say for sure, whatever its name: 4096 of them are enough. Of compressed files
+/// those that are compressed pickles, of JSON what has a model's fields.
+pub fn recognise(head: &[u8]) -> Option<Format> {
+    if head.starts_with(b"PAR1") {
+        return Some(Format::Parquet);
+    }
+    if is_deflated(head) {
+        return is_pickle(&crate::inflate::first_bytes(head)).then_some(Format::Joblib);
+    }
+    if is_pickle(head) {
+        return Some(if mentions_joblib(head) { Format::Joblib } else { Format::Pickle });
+    }
+    // `ir_version`, and the key of a field of text or of the graph.
+    if let [0x08, 1..=63, 0x12 | 0x1a | 0x22 | 0x32 | 0x3a | 0x42, ..] = head {
+        return Some(Format::Onnx);
+    }
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let has = |name: &[u8]| text.windows(name.len()).any(|w| w == name);
+    let json = matches!(text.first(), Some(b'{' | b'['));
+    (json && (has(b"\"support_vectors\"") || has(b"\"dual_coef\""))).then_some(Format::Json)
+}
+
+/// How a pickle of a model begins: with its protocol, or with a class.
+fn is_pickle(head: &[u8]) -> bool {
+    matches!(head, [0x80, 2..=5, ..])
+        || [&b"ccopy_reg\n"[..], b"csklearn.", b"cjoblib."].iter().any(|start| head.starts_with(start))
+}
+
 /// Whether it is a gzip or zlib stream.
 pub(crate) fn is_deflated(bytes: &[u8]) -> bool {
     const MAGIC: [&[u8]; 5] = [b"\x1f\x8b", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"];

@@ -16,7 +16,7 @@ pub(crate) fn unpacked(bytes: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>,
     if !is_deflated(bytes) {
         return Ok(None);
     }
-    let limit = bytes.len().saturating_mul(limits.max_inflation).max(ALWAYS).min(limits.max_bytes);
+    let limit = most(bytes.len(), limits);
     let mut unpacked = Vec::new();
     let read = if bytes.starts_with(b"\x1f\x8b") {
         MultiGzDecoder::new(bytes).take(limit as u64 + 1).read_to_end(&mut unpacked)
@@ -37,4 +37,20 @@ pub(crate) fn unpacked(bytes: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>,
         Ok(_) => Err(FormatError::Packed { kind: "more than once" }),
         Err(other) => Err(other),
     }
+}
+
+/// The most bytes that a file of this size unpacks to.
+pub(crate) fn most(packed: usize, limits: &Limits) -> usize {
+    packed.saturating_mul(limits.max_inflation).max(ALWAYS).min(limits.max_bytes)
+}
+
+/// What a compressed file begins with, as far as its own first bytes tell.
+pub(crate) fn first_bytes(head: &[u8]) -> Vec<u8> {
+    let mut first = Vec::new();
+    // That the head ends in the middle is no matter: what came out before stays.
+    let _ = match head.starts_with(b"\x1f\x8b") {
+        true => MultiGzDecoder::new(head).take(64).read_to_end(&mut first),
+        false => ZlibDecoder::new(head).take(64).read_to_end(&mut first),
+    };
+    first
 }

@@ -8,9 +8,20 @@ use fields::Fields;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
+/// A model that is damaged is read up to where its JSON ends, and the next one is looked for from its own second line on:
+/// what stands between is read again. Files with bad lines do so for a few lines; one that does so for more than its size
+/// was made to take for ever.
+const READ_AGAIN: usize = 1;
+/// What any file may have read again, in bytes.
+const ALWAYS_AGAIN: usize = 1 << 20;
+
 /// The models of one file, one by one.
 pub(crate) struct Models {
     bytes: Bytes,
+    /// The most bytes that one model may have.
+    max_model: usize,
+    /// Bytes that were read more than once.
+    again: usize,
     /// The next byte.
     pos: usize,
     /// Entries handed out.
@@ -23,9 +34,10 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    pub(crate) fn new(bytes: Bytes) -> Self {
+    pub(crate) fn new(bytes: Bytes, max_model: usize) -> Self {
         let pos = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        let mut models = Self { bytes, pos, entry: 0, array: false, done: false, counted: (0, 0) };
+        let mut models =
+            Self { bytes, max_model, again: 0, pos, entry: 0, array: false, done: false, counted: (0, 0) };
         if models.peek() == Some(b'[') {
             models.array = true;
             models.pos += 1;
@@ -56,7 +68,9 @@ impl Models {
 
     /// Reads a value from `pos` on, which stands behind it afterwards if it is JSON at all.
     fn value<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, serde_json::Error> {
-        let mut values = serde_json::Deserializer::from_slice(&self.bytes[self.pos..]).into_iter::<T>();
+        let rest = &self.bytes[self.pos..];
+        let rest = &rest[..rest.len().min(self.max_model)];
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<T>();
         let value = values.next();
         let end = self.pos + values.byte_offset();
         match value {
@@ -71,22 +85,43 @@ impl Models {
 
     fn read_entry(&mut self) -> Result<Found, Refused> {
         let (start, entry) = (self.pos, self.entry);
-        let e = match self.value::<Fields>() {
+        let mut e = match self.value::<Fields>() {
             Ok(fields) => return fields.numbers().found(entry),
             Err(e) => e,
         };
-        let why = self.damaged(start, &e);
+        let mut why = self.damaged(start, &e);
         // JSON, but not a model: the next one stands behind it.
-        if e.classify() == Category::Data && self.value::<IgnoredAny>().is_ok() {
-            return Err(Refused::at(entry, why));
+        if e.classify() == Category::Data {
+            match self.value::<IgnoredAny>() {
+                Ok(_) => return Err(Refused::at(entry, why)),
+                Err(damaged) => e = damaged,
+            }
+        }
+        if e.is_eof() && self.bytes.len() - start > self.max_model {
+            why = Why::Damaged(format!("is larger than a model may be ({} bytes)", self.max_model));
         }
         // No JSON: the next one stands on the next line that begins one, if it is lines.
-        let rest = &self.bytes[start..];
-        match rest.windows(2).position(|w| w == b"\n{").filter(|_| !self.array) {
+        let reached = self.offset(start, &e);
+        match memchr::memmem::find(&self.bytes[start..], b"\n{").filter(|_| !self.array) {
             Some(at) => self.pos = start + at + 1,
             None => self.done = true,
         }
+        self.again += reached.saturating_sub(self.pos);
+        if !self.done && self.again > self.bytes.len().saturating_mul(READ_AGAIN).max(ALWAYS_AGAIN) {
+            self.done = true;
+            why = Why::Damaged(format!("{why}, and so little before it can, that the rest is not looked at"));
+        }
         Err(Refused::at(entry, why))
+    }
+
+    /// Where an error was met while reading from `start`.
+    fn offset(&self, start: usize, e: &serde_json::Error) -> usize {
+        let rest = &self.bytes[start..];
+        let line = match e.line() {
+            0 | 1 => 0,
+            line => memchr::memchr_iter(b'\n', rest).nth(line - 2).map_or(rest.len(), |at| at + 1),
+        };
+        start + (line + e.column()).min(rest.len())
     }
 
     /// In an array: what stands behind an element.
@@ -131,3 +166,6 @@ impl Iterator for Models {
         Some(self.read_entry())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ mod onnx;
 pub mod pickle;
 mod table;
 
-pub use detect::{Format, detect};
+pub use detect::{Format, detect, recognise};
 pub use error::{FormatError, Refused, Why};
 pub use found::{Found, TOLERANCE, TOLERANCE_SINGLE};
 pub use onnx::OnnxError;
@@ -32,12 +32,12 @@ pub use pickle::PickleError;
 use bytes::Bytes;
 
 /// How large files may be. Memory beside the input itself stays below 300 bytes for each of at most
-/// [`pickle::opcodes::MAX_OPCODES`] opcodes of a pickle, below 32 bytes for each byte of an ONNX file, and for JSON and
-/// Parquet below that for one batch of models, which are handed out one by one.
+/// [`pickle::opcodes::MAX_OPCODES`] opcodes of a pickle, below 8 bytes for each byte of an ONNX file, and for JSON and
+/// Parquet below 64 bytes for each byte of one model or one batch of them, which are handed out one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest file of one model (pickle, joblib, ONNX) in bytes, unpacked: one of a hundred thousand support vectors is
-    /// far smaller.
+    /// Largest file of one model (pickle, joblib, ONNX) in bytes, unpacked, and largest model within a JSON file: one of a
+    /// hundred thousand support vectors is far smaller.
     pub max_bytes: usize,
     /// Largest file of many models (JSON, Parquet) in bytes.
     pub max_table_bytes: usize,
@@ -68,6 +68,23 @@ pub fn read(bytes: &[u8], file_name: &str) -> Result<Vec<Result<Found, Refused>>
     Ok(models.collect())
 }
 
+/// The most memory that [`open`] and its models take for these bytes, beside them, beside the models that were handed out,
+/// and beside a batch of them.
+pub fn memory(bytes: &[u8], file_name: &str, limits: &Limits) -> usize {
+    let one = bytes.len().min(limits.max_bytes);
+    match detect(bytes, file_name) {
+        Err(_) => 0,
+        Ok(Format::Onnx) => 8 * one + (1 << 20),
+        Ok(Format::Json) => 64 * one,
+        Ok(Format::Parquet) => table::most(bytes.len(), limits),
+        Ok(Format::Pickle | Format::Joblib) => {
+            let unpacked = if detect::is_deflated(bytes) { inflate::most(one, limits) } else { 0 };
+            let pickle = unpacked.max(one);
+            unpacked + 300 * pickle.min(pickle::opcodes::MAX_OPCODES) + 16 * pickle
+        }
+    }
+}
+
 /// The models of a file one by one, as [`read`] gives them; of a large file few are in memory at once.
 ///
 /// # Errors
@@ -89,7 +106,7 @@ pub fn open(bytes: Bytes, file_name: &str, limits: &Limits) -> Result<(Format, M
             let found = Found { features, single_precision: true, ..Found::bare(model) };
             Inner::One(Box::new(Some(found)))
         }
-        Format::Json => Inner::Json(json::Models::new(bytes)),
+        Format::Json => Inner::Json(json::Models::new(bytes, limits.max_bytes)),
         Format::Parquet => Inner::Table(Box::new(table::Models::new(bytes, limits)?)),
     };
     Ok((format, Models(models)))

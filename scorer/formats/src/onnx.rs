@@ -11,6 +11,7 @@ mod wire;
 use crate::numbers;
 use fleetscore_kernel::{Kernel, Model};
 use graph::{Graph, Node};
+use wire::Numbers;
 
 /// Why an ONNX file is refused. The texts complete the sentence "model_1_1.onnx …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,13 +68,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Model, Option<Vec<String>>)> {
     let svm = graph.the_svm()?;
     let mut model = machine(&graph.nodes[svm])?;
     let input = *graph.nodes[svm].inputs.first().ok_or_else(|| wrong("SVMRegressor", "has no input"))?;
-    let (steps, names) = graph.steps_before(svm, input)?;
+    let (affine, names) = graph.scaling_before(svm, input, model.features)?;
     graph.only_labels_after(svm)?;
     graph.nothing_left()?;
-    let mut affine = Affine { features: model.features, mean: None, scale: None };
-    for step in steps {
-        affine.then(step)?;
-    }
     model.mean = affine.mean.unwrap_or_default();
     model.scale = affine.scale.unwrap_or_default();
     if let Some(names) = &names
@@ -108,28 +105,39 @@ fn machine(node: &Node<'_>) -> Result<Model> {
         return Err(wrong("SVMRegressor.n_supports", what));
     }
     let support_vectors = floats("support_vectors")?;
-    if support_vectors.is_empty() || !support_vectors.len().is_multiple_of(dual_coef.len()) {
+    if support_vectors.len() == 0 || !support_vectors.len().is_multiple_of(dual_coef.len()) {
         let what =
             format!("has {} numbers, which are not rows for {count} support vectors", support_vectors.len());
         return Err(wrong("SVMRegressor.support_vectors", what));
     }
-    let [intercept] = floats("rho")?[..] else {
+    let rho = floats("rho")?;
+    if rho.len() != 1 {
         return Err(wrong("SVMRegressor.rho", "has not one value"));
-    };
+    }
     let transform = node.text("post_transform")?.unwrap_or("NONE");
     if transform != "NONE" {
         let what = format!("is '{}': NONE is wanted", graph::shown(transform));
         return Err(wrong("SVMRegressor.post_transform", what));
     }
-    let features = support_vectors.len() / dual_coef.len();
-    let kernel = kernel(node)?;
-    Ok(Model { features, mean: vec![], scale: vec![], kernel, support_vectors, dual_coef, rho: -intercept })
+    Ok(Model {
+        features: support_vectors.len() / dual_coef.len(),
+        mean: vec![],
+        scale: vec![],
+        kernel: kernel(node)?,
+        support_vectors: support_vectors.decoded()?,
+        dual_coef: dual_coef.decoded()?,
+        rho: -rho.decoded()?[0],
+    })
 }
 
 fn kernel(node: &Node<'_>) -> Result<Kernel> {
-    let params = || match node.floats("kernel_params")?.as_deref() {
-        Some(&[gamma, coef0, degree]) => Ok((gamma, coef0, degree)),
-        _ => Err(wrong("SVMRegressor.kernel_params", "has not the three values gamma, coef0 and degree")),
+    let params = || {
+        if let Some(three) = node.floats("kernel_params")?.filter(|values| values.len() == 3)
+            && let [gamma, coef0, degree] = three.decoded()?[..]
+        {
+            return Ok((gamma, coef0, degree));
+        }
+        Err(wrong("SVMRegressor.kernel_params", "has not the three values gamma, coef0 and degree"))
     };
     Ok(match node.text("kernel_type")?.unwrap_or("LINEAR") {
         "RBF" => Kernel::Rbf { gamma: params()?.0 },
@@ -151,13 +159,7 @@ fn kernel(node: &Node<'_>) -> Result<Kernel> {
     })
 }
 
-/// One operation on each feature, in the order they are applied.
-enum Step {
-    Subtract(Vec<f64>),
-    Divide(Vec<f64>),
-}
-
-/// (x − mean) / scale, put together from steps.
+/// (x − mean) / scale, put together from the graph's scalings, the one next to the SVM first.
 struct Affine {
     features: usize,
     mean: Option<Vec<f64>>,
@@ -165,29 +167,48 @@ struct Affine {
 }
 
 impl Affine {
-    fn then(&mut self, step: Step) -> Result<()> {
+    fn new(features: usize) -> Self {
+        Self { features, mean: None, scale: None }
+    }
+
+    /// One value for each feature: as many are there, or one for all.
+    fn wide(&self, values: Numbers<'_>, of: impl Fn(f64) -> f64) -> Result<Vec<f64>> {
         let n = self.features;
-        let (Step::Subtract(values) | Step::Divide(values)) = &step;
-        let wide: Vec<f64> = match values[..] {
-            [one] => vec![one; n],
-            ref many if many.len() == n => many.to_vec(),
-            ref many => {
-                let what = format!("have {} values, and the SVMRegressor takes {n} features", many.len());
-                return Err(wrong("the constants of the scaling", what));
-            }
-        };
-        match (step, &mut self.mean, &mut self.scale) {
-            (Step::Subtract(_), mean @ None, None) => *mean = Some(wide),
-            (Step::Subtract(_), mean, scale) => {
-                // (x − m)/s − v = (x − (m + v·s))/s
-                let mean = mean.get_or_insert_with(|| vec![0.0; n]);
-                for (i, (m, v)) in mean.iter_mut().zip(wide).enumerate() {
-                    *m += v * scale.as_ref().map_or(1.0, |s| s[i]);
-                }
-            }
-            (Step::Divide(_), _, scale @ None) => *scale = Some(wide),
-            (Step::Divide(_), _, Some(scale)) => scale.iter_mut().zip(wide).for_each(|(s, v)| *s *= v),
+        if values.len() != 1 && values.len() != n {
+            let what = format!("have {} values, and the SVMRegressor takes {n} features", values.len());
+            return Err(wrong("the constants of the scaling", what));
+        }
+        let mut wide = values.decoded()?;
+        wide.iter_mut().for_each(|v| *v = of(*v));
+        if wide.len() < n {
+            wide.resize(n, wide[0]);
+        }
+        Ok(wide)
+    }
+
+    /// Before everything so far, `of` each of these is subtracted: ((x − v) − m)/s = (x − (v + m))/s.
+    fn subtract_first(&mut self, values: Numbers<'_>, of: impl Fn(f64) -> f64) -> Result<()> {
+        let wide = self.wide(values, of)?;
+        match &mut self.mean {
+            None => self.mean = Some(wide),
+            Some(mean) => mean.iter_mut().zip(wide).for_each(|(m, v)| *m += v),
+        }
+        Ok(())
+    }
+
+    /// Before everything so far, x is divided by `of` each of these: (x/v − m)/s = (x − m·v)/(s·v).
+    fn divide_first(&mut self, values: Numbers<'_>, of: impl Fn(f64) -> f64) -> Result<()> {
+        let wide = self.wide(values, of)?;
+        if let Some(mean) = &mut self.mean {
+            mean.iter_mut().zip(&wide).for_each(|(m, v)| *m *= v);
+        }
+        match &mut self.scale {
+            None => self.scale = Some(wide),
+            Some(scale) => scale.iter_mut().zip(wide).for_each(|(s, v)| *s *= v),
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,7 +110,7 @@ impl Iterator for Models {
 
 /// Refuses files that say of themselves that they hold far more than their size; encodings repeat a value for nothing.
 fn within_reason(metadata: &ParquetMetaData, size: usize, limits: &Limits) -> Result<(), FormatError> {
-    let limit = size.saturating_mul(limits.max_table_inflation).max(ALWAYS);
+    let limit = most(size, limits);
     let mut total: u64 = 0;
     for group in metadata.row_groups() {
         for column in group.columns() {
@@ -125,6 +125,11 @@ fn within_reason(metadata: &ParquetMetaData, size: usize, limits: &Limits) -> Re
         )));
     }
     Ok(())
+}
+
+/// The most bytes that the values of a file of this size may take as doubles.
+pub(crate) fn most(size: usize, limits: &Limits) -> usize {
+    size.saturating_mul(limits.max_table_inflation).max(ALWAYS)
 }
 
 /// Whether all columns are known and of a type that is read, and whether the support vectors are float32.

@@ -127,6 +127,31 @@ impl Models {
         SeriesName::new(self.devices.get(i), self.sensors.get(i))
     }
 
+    /// Device and sensor of an entry.
+    pub(crate) fn key(&self, i: usize) -> (&str, &str) {
+        (self.devices.get(i), self.sensors.get(i))
+    }
+
+    /// Why an entry has no usable model.
+    pub(crate) fn refusal(&self, i: usize) -> Option<&str> {
+        self.refused.get(&(i as u32)).map(String::as_str)
+    }
+
+    /// An entry as it was pushed, but for the decisions of its check rows.
+    pub(crate) fn stored(&self, i: usize) -> Stored {
+        let refusal = || self.refusal(i).or(self.wrong.as_deref()).unwrap_or_default().to_owned();
+        let model = self.model(i);
+        let features = model.as_ref().map_or(1, |m| m.features);
+        let rows = self.checks.get(&(i as u32)).map(|rows| rows.chunks_exact(features));
+        Stored {
+            name: self.name(i),
+            model: self.names.get(i).to_owned(),
+            checks: rows.into_iter().flatten().map(|x| (x.to_vec(), 0.0)).collect(),
+            outcome: model.ok_or_else(refusal),
+            rows: self.rows[i],
+        }
+    }
+
     /// What keeps these models from being a set of this many features.
     pub(crate) fn problem(&self, features: usize) -> Option<String> {
         let other = |c: &ModelColumns| {

@@ -1,5 +1,6 @@
 //! Model sets from files of models: all of them or, if asked, those that work.
 
+mod budget;
 mod read;
 
 use super::format::{Models, Stored};
@@ -12,7 +13,7 @@ use fleetscore_formats::Format;
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::window::Feature;
 use fleetscore_store::{ModelFailure, Store};
-use read::{Candidate, Expected, FromFile};
+use read::{Candidates, Expected, FromFile};
 use std::collections::BTreeMap;
 
 /// What to import, and how.
@@ -66,7 +67,7 @@ pub struct ImportReport {
     /// What was refused, with the reason (only with `allow_partial`): files, and entries of a file of many as
     /// `path#entry`, counted from 1.
     pub refused: Vec<(String, String)>,
-    /// Files in folders that are not models of any series, with the reason.
+    /// Files in folders that are plainly no models, hidden ones, and files that were named twice, with the reason.
     pub skipped: Vec<(String, String)>,
     /// How many of the imported models came with float32 numbers.
     pub single_precision: usize,
@@ -80,7 +81,7 @@ pub struct ImportReport {
 /// [`ModelError::Refused`] with everything that cannot be imported (without `allow_partial`), or where nothing can; then
 /// nothing is changed, and the active set stays the active one.
 pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -> Result<ImportReport> {
-    let expected = Expected::new(&options.pattern, &options.features)?;
+    let expected = Expected::new(&options.pattern, &options.features, options.max_series as usize)?;
     if options.features.is_empty() {
         return Err(ModelError::Usage("setting `features`: at least one is needed".into()));
     }
@@ -92,8 +93,9 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
     for list in &options.lists {
         listed.extend(sources::expand_list(list, &options.blob_options).await?);
     }
-    let files = read::read_all(listed, expected).await?;
-    let (entries, mut report) = one_a_series(files);
+    let mut all = All::default();
+    read::read_all(listed, expected.clone(), |file| all.add(file, &expected)).await?;
+    let (entries, mut report) = all.one_a_series();
     let imported = report.imported;
     if !report.refused.is_empty() && (imported == 0 || !options.allow_partial) {
         return Err(ModelError::Refused { refused: report.refused });
@@ -109,7 +111,7 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
         reason: reason.clone(),
     };
     let new = NewSet {
-        entries: entries.into(),
+        entries,
         failures: report.refused.iter().map(failure).collect(),
         features: options.features.clone(),
         pattern: options.pattern.clone(),
@@ -130,63 +132,109 @@ pub(crate) async fn read_files(
     pattern: &str,
     features: &[Feature],
 ) -> Result<Vec<FromFile>> {
-    let expected = Expected::new(pattern, features)?;
+    let expected = Expected::new(pattern, features, usize::MAX)?;
     let sources = sources::expand(paths, &BTreeMap::new()).await?;
-    read::read_all(sources.into_iter().map(|source| Listed { source, series: None }).collect(), expected)
-        .await
+    let listed = sources.into_iter().map(|source| Listed { source, series: None }).collect();
+    let mut files = Vec::new();
+    let add = |file| {
+        files.push(file);
+        Ok(())
+    };
+    read::read_all(listed, expected, add).await?;
+    Ok(files)
 }
 
-/// One entry for each series, in their order; several models for one are refused, all of them.
-fn one_a_series(files: Vec<FromFile>) -> (Models, ImportReport) {
-    let mut report = ImportReport {
-        version: 0,
-        imported: 0,
-        refused: vec![],
-        skipped: vec![],
-        single_precision: 0,
-        formats: BTreeMap::new(),
-    };
-    let mut candidates: Vec<(usize, Candidate)> =
-        Vec::with_capacity(files.iter().map(|f| f.candidates.len()).sum());
-    let mut places: Vec<(String, Option<Format>)> = Vec::with_capacity(files.len());
-    for (i, file) in files.into_iter().enumerate() {
-        report.refused.extend(file.refused);
-        report.skipped.extend(file.skipped);
-        candidates.extend(file.candidates.into_iter().map(|c| (i, c)));
-        places.push((file.path, file.format));
+/// What all files gave.
+#[derive(Default)]
+struct All {
+    candidates: Candidates,
+    /// The file of each candidate.
+    files: Vec<u32>,
+    paths: Vec<(String, Option<Format>)>,
+    refused: Vec<(String, String)>,
+    skipped: Vec<(String, String)>,
+}
+
+impl All {
+    fn add(&mut self, file: FromFile, expected: &Expected) -> Result<()> {
+        let at = self.paths.len() as u32;
+        self.refused.extend(file.refused);
+        self.skipped.extend(file.skipped);
+        let count = file.candidates.len();
+        if self.files.len() + count > expected.max_models {
+            return Err(expected.too_many());
+        }
+        self.files.resize(self.files.len() + count, at);
+        if self.candidates.len() == 0 {
+            self.candidates = file.candidates;
+        } else {
+            file.candidates.iter().for_each(|one| self.candidates.push(one));
+        }
+        self.paths.push((file.path, file.format));
+        Ok(())
     }
-    // Stable: files stay in order, and so do their entries.
-    candidates.sort_by(|a, b| a.1.stored.name.cmp(&b.1.stored.name));
-    let place = |(file, candidate): &(usize, Candidate)| candidate.place(&places[*file].0);
-    let mut entries = Models::default();
-    let mut rest = candidates.into_iter().peekable();
-    while let Some(first) = rest.next() {
-        let mut twice = Vec::new();
-        while let Some(next) = rest.next_if(|next| next.1.stored.name == first.1.stored.name) {
-            twice.push(next);
+
+    /// Where a candidate stands.
+    fn place(&self, i: u32) -> String {
+        let path = &self.paths[self.files[i as usize] as usize].0;
+        match self.candidates.places[i as usize].0 {
+            0 => path.clone(),
+            entry => format!("{path}#{entry}"),
         }
-        if let Some(second) = twice.first() {
-            let name = first.1.stored.name.clone();
-            let reason = |other: &(usize, Candidate)| format!("is for {name}, and so is {}", place(other));
-            let why = format!("{} {}", place(&first), reason(second));
-            report.refused.push((place(&first), reason(second)));
-            report.refused.extend(twice.iter().map(|one| (place(one), reason(&first))));
-            entries.push(Stored::new(name, first.1.stored.model, Err(why)));
-            continue;
-        }
-        match &first.1.stored.outcome {
-            Err(reason) => report.refused.push((place(&first), reason.clone())),
-            Ok(_) => {
+    }
+
+    /// One entry for each series; several models for one are refused, all of them.
+    fn one_a_series(mut self) -> (Models, ImportReport) {
+        let mut report = ImportReport {
+            version: 0,
+            imported: 0,
+            refused: std::mem::take(&mut self.refused),
+            skipped: std::mem::take(&mut self.skipped),
+            single_precision: 0,
+            formats: BTreeMap::new(),
+        };
+        let models = &self.candidates.models;
+        let mut order: Vec<u32> = (0..models.len() as u32).collect();
+        // Stable: files stay in order, and so do their entries.
+        order.sort_by_key(|i| models.key(*i as usize));
+        let mut twice: BTreeMap<u32, Option<String>> = BTreeMap::new();
+        for same in order.chunk_by(|a, b| models.key(*a as usize) == models.key(*b as usize)) {
+            let first = same[0];
+            if let Some(second) = same.get(1) {
+                let name = models.name(first as usize);
+                let reason = |other: u32| format!("is for {name}, and so is {}", self.place(other));
+                twice.insert(first, Some(format!("{} {}", self.place(first), reason(*second))));
+                report.refused.push((self.place(first), reason(*second)));
+                for one in &same[1..] {
+                    twice.insert(*one, None);
+                    report.refused.push((self.place(*one), reason(first)));
+                }
+            } else if let Some(reason) = models.refusal(first as usize) {
+                report.refused.push((self.place(first), reason.to_owned()));
+            } else {
                 report.imported += 1;
-                report.single_precision += usize::from(first.1.single_precision);
-                if let Some(format) = places[first.0].1 {
+                report.single_precision += usize::from(self.candidates.places[first as usize].1);
+                if let Some(format) = self.paths[self.files[first as usize] as usize].1 {
                     *report.formats.entry(format).or_default() += 1;
                 }
             }
         }
-        entries.push(first.1.stored);
+        if twice.is_empty() {
+            return (self.candidates.models, report);
+        }
+        let mut entries = Models::default();
+        for i in 0..models.len() {
+            match twice.get(&(i as u32)) {
+                None => entries.push(models.stored(i)),
+                Some(None) => {}
+                Some(Some(why)) => {
+                    let name = models.stored(i).model;
+                    entries.push(Stored::new(models.name(i), name, Err(why.clone())));
+                }
+            }
+        }
+        (entries, report)
     }
-    (entries, report)
 }
 
 /// A series' name out of a file or list, if it can be one.

@@ -13,6 +13,28 @@ const EXTENSIONS: [&str; 8] =
 /// Those of files that may hold many models, which name their series themselves.
 const OF_MANY: [&str; 4] = [".json", ".jsonl", ".ndjson", ".parquet"];
 
+/// Endings of files that people keep beside models.
+const OF_OTHERS: [&str; 36] = [
+    ".md", ".rst", ".txt", ".csv", ".tsv", ".log", ".html", ".htm", ".xml", ".pdf", ".png", ".jpg", ".jpeg",
+    ".svg", ".gif", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".lock", ".py", ".pyc", ".ipynb",
+    ".r", ".sql", ".sh", ".bat", ".xls", ".xlsx", ".doc", ".docx", ".crc", ".md5", ".sha256",
+];
+
+/// Names of such files: what people write beside data, and what Spark and blob storage of our own leave there.
+const OTHERS: [&str; 11] = [
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "changelog",
+    "makefile",
+    "dockerfile",
+    "_success",
+    "_metadata",
+    "_common_metadata",
+    "_fleetscore.json",
+];
+
 /// How file names are made of device and sensor.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -89,6 +111,18 @@ impl Pattern {
 pub(crate) fn holds_many(file_name: &str) -> bool {
     let name = file_name.to_ascii_lowercase();
     OF_MANY.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a file of this name is plainly of no format that is read.
+pub(crate) fn is_other(file_name: &str) -> bool {
+    let name = file_name.to_ascii_lowercase();
+    OTHERS.contains(&name.as_str()) || OF_OTHERS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a file of this name is of a format that is read.
+pub(crate) fn is_known(file_name: &str) -> bool {
+    let name = file_name.to_ascii_lowercase();
+    EXTENSIONS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// The rule for names of devices and sensors.

@@ -1,20 +1,29 @@
 //! Where models are imported from: files, folders, the same in blob storage, and lists of them.
+//!
+//! Nothing that may be a model is passed over in silence: what lies in a folder is read, refused with the reason, or named
+//! as skipped because it is plainly something else (`naming::is_other`, hidden files, first bytes of no known format).
 
+mod folder;
 mod list;
+mod object;
 
 use super::naming;
+use super::registry::blocking;
 use super::{ModelError, Result};
-use crate::blobs::{self, BlobError, Blobs};
+use crate::blobs::Blobs;
 use bytes::Bytes;
 use fleetscore_formats::Limits;
 use fleetscore_schemas::SeriesName;
 pub(crate) use list::expand_list;
-use std::collections::BTreeMap;
+use object_store::path::Path as BlobPath;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use tokio::io::AsyncReadExt;
 
 /// Folders below folders that are followed.
-const MAX_DEPTH: usize = 8;
+const MAX_DEPTH: usize = 32;
+/// First bytes that tell a format where the name does not.
+const HEAD: usize = 4096;
 
 /// A file, and the series that a list gives it.
 #[derive(Debug, Clone)]
@@ -39,169 +48,222 @@ pub(crate) struct Source {
 enum Place {
     File(PathBuf),
     /// With the size it was listed with.
-    Blob(Blobs, String, u64),
+    Blob(Blobs, BlobPath, u64),
+    /// Not to be read, and nothing may be left out for that.
+    Refused(String),
+    /// Plainly something else.
+    Skipped(String),
 }
 
+/// What is known of a source without reading it, or why it is not read; texts complete a sentence that begins with the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Read,
+    Refused(String),
+    Skipped(String),
+}
+
+type Readable<T> = Result<std::result::Result<T, String>>;
+
 impl Source {
-    /// Whether by its name it may hold many models.
-    pub(crate) fn holds_many(&self) -> bool {
-        naming::holds_many(&self.file_name)
+    /// Whether it is to be read at all.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match &self.place {
+            Place::Refused(why) => Verdict::Refused(why.clone()),
+            Place::Skipped(why) => Verdict::Skipped(why.clone()),
+            _ => Verdict::Read,
+        }
     }
 
-    /// The most bytes that are read of it.
-    fn limit(&self) -> u64 {
-        let limits = Limits::default();
-        (if self.holds_many() { limits.max_table_bytes } else { limits.max_bytes }) as u64
+    /// Its first bytes, or why they cannot be read.
+    ///
+    /// # Errors
+    /// As for [`Source::read`].
+    pub(crate) async fn head(&self) -> Readable<Bytes> {
+        match &self.place {
+            Place::File(path) => {
+                let path = path.clone();
+                blocking(move || Ok(regular(&path).and_then(|_| file_bytes(&path, HEAD as u64)))).await
+            }
+            Place::Blob(root, path, size) => object::head(root, path, *size).await,
+            Place::Refused(why) | Place::Skipped(why) => Ok(Err(why.clone())),
+        }
     }
 
-    /// Its bytes, or why they cannot be read (which completes a sentence that begins with the path).
+    /// How many bytes reading it takes in memory, or why it cannot be read. Files of many models on local disk take none,
+    /// large ones in blob storage neither: they are mapped.
+    ///
+    /// # Errors
+    /// As for [`Source::read`].
+    pub(crate) async fn held(&self, many: bool) -> Readable<u64> {
+        let size = match &self.place {
+            Place::File(path) => {
+                let path = path.clone();
+                blocking(move || Ok(regular(&path))).await?
+            }
+            Place::Blob(_, _, size) => Ok(*size),
+            Place::Refused(why) | Place::Skipped(why) => Err(why.clone()),
+        };
+        let local = matches!(self.place, Place::File(_));
+        Ok(size.and_then(|size| match limit(many) {
+            limit if size > limit => Err(too_large(limit)),
+            _ if many && (local || size > object::FETCHED) => Ok(0),
+            _ => Ok(size),
+        }))
+    }
+
+    /// Its bytes, or why they cannot be read (which completes a sentence that begins with the path). A file of `many`
+    /// models is mapped into memory.
     ///
     /// # Errors
     /// Only what is not the file's own fault: blob storage that cannot be reached.
-    pub(crate) async fn read(&self) -> Result<std::result::Result<Bytes, String>> {
-        let limit = self.limit();
-        let too_large = || Err(format!("is larger than {limit} bytes"));
+    pub(crate) async fn read(&self, many: bool) -> Readable<Bytes> {
+        let limit = limit(many);
         match &self.place {
             Place::File(path) => {
-                let read = async {
-                    // Before it is opened: that alone would wait for the other end of a pipe.
-                    let meta = tokio::fs::metadata(path).await?;
-                    if !meta.is_file() {
-                        return Ok(Err("is not a regular file".into()));
-                    }
-                    if meta.len() > limit {
-                        return Ok(too_large());
-                    }
-                    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-                    tokio::fs::File::open(path).await?.take(limit + 1).read_to_end(&mut bytes).await?;
-                    // Some file systems say 0 of files that never end, and files grow.
-                    if bytes.len() as u64 > limit { Ok(too_large()) } else { Ok(Ok(bytes.into())) }
-                };
-                let read: std::io::Result<_> = read.await;
-                Ok(read.unwrap_or_else(|e| Err(format!("cannot be read: {e}"))))
+                let path = path.clone();
+                blocking(move || Ok(read_file(&path, limit, many))).await
             }
-            Place::Blob(_, _, size) if *size > limit => Ok(too_large()),
-            Place::Blob(blobs, name, _) => match blobs.get(name).await {
-                Ok(bytes) => Ok(Ok(bytes)),
-                Err(BlobError::NotFound { .. }) => Ok(Err("does not exist any more".into())),
-                Err(e) => Err(e.into()),
-            },
+            Place::Blob(root, path, size) => object::read(root, path, *size, limit, many).await,
+            Place::Refused(why) | Place::Skipped(why) => Ok(Err(why.clone())),
         }
     }
 }
 
-/// All files that these sources name, in order; hidden files in folders are left out.
+/// The most bytes that are read of a file.
+fn limit(many: bool) -> u64 {
+    let limits = Limits::default();
+    (if many { limits.max_table_bytes } else { limits.max_bytes }) as u64
+}
+
+fn too_large(limit: u64) -> String {
+    format!("is larger than {limit} bytes")
+}
+
+fn unreadable(e: impl std::fmt::Display) -> String {
+    format!("cannot be read: {e}")
+}
+
+/// The size of a regular file. Looked at before it is opened: that alone would wait for the other end of a pipe.
+fn regular(path: &Path) -> std::result::Result<u64, String> {
+    let meta = std::fs::metadata(path).map_err(unreadable)?;
+    if meta.is_file() { Ok(meta.len()) } else { Err("is not a regular file".into()) }
+}
+
+/// At most so many bytes of a file.
+fn file_bytes(path: &Path, limit: u64) -> std::result::Result<Bytes, String> {
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes.into())
+}
+
+fn read_file(path: &Path, limit: u64, map: bool) -> std::result::Result<Bytes, String> {
+    let size = regular(path)?;
+    if size > limit {
+        return Err(too_large(limit));
+    }
+    if map && size > 0 {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        return mapped(&file);
+    }
+    // Some file systems say 0 of files that never end, and files grow.
+    match file_bytes(path, limit + 1)? {
+        bytes if bytes.len() as u64 > limit => Err(too_large(limit)),
+        bytes => Ok(bytes),
+    }
+}
+
+fn mapped(file: &std::fs::File) -> std::result::Result<Bytes, String> {
+    // SAFETY: what is mapped must not change while it is. A file of our own was unlinked when it was made. One that was
+    // given to be imported belongs to whoever runs the import, and the documentation says that it must stay as it is
+    // until the import has ended; the readers check all they take, and copy each number once. (If it is cut short, the
+    // process ends by SIGBUS, as with any mapped file, and nothing was imported.)
+    let map = unsafe { memmap2::Mmap::map(file) };
+    map.map(Bytes::from_owner).map_err(unreadable)
+}
+
+/// All files that these sources name, in order.
+///
+/// # Errors
+/// [`ModelError::Usage`] where a source does not exist or is empty.
 pub(crate) async fn expand(sources: &[String], options: &BTreeMap<String, String>) -> Result<Vec<Source>> {
     let mut found = Vec::new();
     for source in sources {
         let local = source.strip_prefix("file://").or_else(|| (!source.contains("://")).then_some(source));
         match local {
             Some(path) => local_files(Path::new(path), &mut found)?,
-            None => in_blobs(source, options, &mut found).await?,
+            None => object::find(source, options, &mut found).await?,
         }
     }
     Ok(found)
 }
 
 fn local_files(path: &Path, found: &mut Vec<Source>) -> Result<()> {
-    let refused = |path: &Path, e: std::io::Error| {
-        ModelError::Usage(format!("`{}` cannot be read: {e}", path.display()))
-    };
-    if !std::fs::metadata(path).map_err(|e| refused(path, e))?.is_dir() {
+    let meta = std::fs::metadata(path)
+        .map_err(|e| ModelError::Usage(format!("`{}` cannot be read: {e}", path.display())))?;
+    if meta.is_dir() {
+        found.extend(folder::walk(path)?);
+    } else {
         found.push(file(path, true));
-        return Ok(());
     }
-    let mut folders = vec![(path.to_owned(), 0)];
-    let mut files = Vec::new();
-    while let Some((folder, depth)) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|e| refused(&folder, e))? {
-            let path = entry.map_err(|e| refused(&folder, e))?.path();
-            let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-            match std::fs::metadata(&path) {
-                _ if hidden => {}
-                Ok(meta) if meta.is_dir() && depth < MAX_DEPTH => folders.push((path, depth + 1)),
-                Ok(meta) if meta.is_dir() => {}
-                // What cannot be looked at is refused by name when it is read.
-                _ => files.push(path),
-            }
-        }
-    }
-    files.sort();
-    found.extend(files.iter().map(|path| file(path, false)));
     Ok(())
 }
 
 fn file(path: &Path, explicit: bool) -> Source {
     let file_name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    Source { path: path.display().to_string(), file_name, explicit, place: Place::File(path.to_owned()) }
+    let text = path.file_name().is_none_or(|n| n.to_str().is_some());
+    let place = match text || naming::is_other(&file_name) {
+        true => Place::File(path.to_owned()),
+        // What it shows is not what it says: its series would get another name, or another file's.
+        false => Place::Refused("has a name that is not UTF-8: rename it".into()),
+    };
+    Source { path: path.display().to_string(), file_name, explicit, place }
 }
 
-async fn in_blobs(url: &str, options: &BTreeMap<String, String>, found: &mut Vec<Source>) -> Result<()> {
-    let named = |e: BlobError| match e {
-        // Not the setting `blobs`, but the source that was given.
-        BlobError::Setting { message } => ModelError::Usage(format!("source `{url}`: {message}")),
-        e => e.into(),
-    };
-    let root = Blobs::open(url, options).map_err(named)?;
-    let source = |root: &Blobs, l: &blobs::Listed, path: String, explicit: bool| Source {
-        file_name: l.name.rsplit('/').next().unwrap_or_default().to_owned(),
-        explicit,
-        path,
-        place: Place::Blob(root.clone(), l.name.clone(), l.size),
-    };
-    let listed = root.list("").await.map_err(named)?;
-    if !listed.is_empty() {
-        let base = url.trim_end_matches('/');
-        let shown = listed.iter().filter(|l| !l.name.rsplit('/').next().unwrap_or_default().starts_with('.'));
-        found.extend(shown.map(|l| source(&root, l, format!("{base}/{}", l.name), false)));
-        return Ok(());
+/// Each file once: where a list or an argument names a file of a folder, that counts, and a file that is named twice for
+/// the same series is read once, the second time skipped. One file may be the model of several series.
+pub(crate) fn once(listed: Vec<Listed>) -> Vec<Listed> {
+    let mut folders = HashMap::new();
+    let keys: Vec<Option<String>> = listed.iter().map(|l| key(&l.source, &mut folders)).collect();
+    let named: HashSet<&String> = listed
+        .iter()
+        .zip(&keys)
+        .filter(|(l, _)| l.source.explicit)
+        .filter_map(|(_, key)| key.as_ref())
+        .collect();
+    let mut seen = HashSet::new();
+    let mut all = Vec::with_capacity(listed.len());
+    for (mut one, key) in listed.into_iter().zip(&keys) {
+        if let Some(key) = key {
+            if !one.source.explicit && named.contains(key) {
+                continue;
+            }
+            if !seen.insert((key, one.series.clone())) {
+                one.source.place = Place::Skipped("is named more than once, and was read once".into());
+                one.series = None;
+            }
+        }
+        all.push(one);
     }
-    // Not a folder: one object.
-    let Some((folder, name)) = url.trim_end_matches('/').rsplit_once('/').filter(|(f, _)| !f.ends_with('/'))
-    else {
-        return Err(ModelError::Usage(format!("source `{url}` is empty")));
-    };
-    let root = Blobs::open(folder, options).map_err(named)?;
-    let listed = root.list("").await.map_err(named)?;
-    let Some(object) = listed.iter().find(|l| l.name == name) else {
-        return Err(ModelError::Usage(format!("source `{url}` is empty or does not exist")));
-    };
-    found.push(source(&root, object, url.to_owned(), true));
-    Ok(())
+    all
+}
+
+/// What is the same for the same file, however its path is written.
+fn key(source: &Source, folders: &mut HashMap<PathBuf, PathBuf>) -> Option<String> {
+    match &source.place {
+        Place::File(path) => {
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            let real = folders.entry(folder).or_insert_with_key(|folder| {
+                let of = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                of.canonicalize().unwrap_or_else(|_| folder.clone())
+            });
+            Some(real.join(path.file_name()?).display().to_string())
+        }
+        Place::Blob(root, path, _) => Some(format!("{}\n{path}", root.store)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    #[cfg(unix)]
-    async fn what_is_no_file_or_has_no_end_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        std::os::unix::fs::symlink("/dev/zero", path("a_endless")).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(path("b_pipe")).status().unwrap().success());
-        let limit = Limits::default().max_bytes as u64;
-        std::fs::File::create(path("c_large")).unwrap().set_len(limit + 1).unwrap();
-        std::fs::write(path("target"), b"x").unwrap();
-        std::os::unix::fs::symlink(path("target"), path("d_link")).unwrap();
-        let sources = [dir.path().display().to_string()];
-        let mut why = Vec::new();
-        for source in expand(&sources, &BTreeMap::new()).await.unwrap() {
-            why.push(source.read().await.unwrap().map(|b| b.len()));
-        }
-        let no_file = Err("is not a regular file".to_owned());
-        let large = Err(format!("is larger than {limit} bytes"));
-        assert_eq!(why, [no_file.clone(), no_file, large, Ok(1), Ok(1)]);
-    }
-
-    #[tokio::test]
-    async fn a_large_blob_is_not_fetched() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Blobs::open(&format!("file://{}", dir.path().display()), &BTreeMap::new()).unwrap();
-        // It does not exist: only its listed size can refuse it.
-        let place = Place::Blob(root, "x".into(), Limits::default().max_bytes as u64 + 1);
-        let source = Source { path: "x".into(), file_name: "x".into(), explicit: true, place };
-        assert!(source.read().await.unwrap().unwrap_err().starts_with("is larger than"));
-    }
-}
+mod tests;

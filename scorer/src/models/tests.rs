@@ -76,7 +76,7 @@ async fn what_is_imported_is_what_is_loaded_to_the_bit() {
     p.file("README.md", b"not a model");
     p.file(".hidden_x_y", b"");
     let report = p.import(&p.options()).await.unwrap();
-    assert_eq!((report.imported, report.refused.len(), report.skipped.len()), (3, 0, 1));
+    assert_eq!((report.imported, report.refused.len(), report.skipped.len()), (3, 0, 2));
     let rows = p.rows().await;
     let row = &rows[0];
     assert_eq!((row.version, row.active, row.models, row.refused), (report.version, true, 3, 0));
@@ -159,6 +159,8 @@ async fn two_files_for_one_series_are_refused_both() {
 async fn nothing_to_import_is_an_error() {
     let p = Place::new().await;
     let partial = ImportOptions { allow_partial: true, ..p.options() };
+    assert!(p.import(&partial).await.unwrap_err().to_string().contains("is an empty folder"));
+    p.file("README.md", b"");
     assert!(p.import(&partial).await.unwrap_err().to_string().contains("no model to import"));
     p.file("model_a_b", b"");
     p.file("other", b"");

@@ -2,20 +2,26 @@
 //!
 //! Field numbers are those of `onnx.proto` (onnx/onnx).
 
-use super::wire::{Message, Value};
-use super::{ML, OnnxError, Result, Step, wrong};
+use super::wire::{Field, Message, Numbers, Value};
+use super::{Affine, ML, OnnxError, Result, wrong};
+use std::collections::HashSet;
 
-/// Most nodes of a graph: an export has about six.
-const MAX_NODES: usize = 256;
+/// Most nodes of a graph, and most constants: an export has about six.
+const MAX_NODES: usize = 64;
+/// Most nodes that scale: an export has two. Each may take the same constant.
+const MAX_SCALINGS: usize = 8;
 /// Most attributes of a node: `SVMRegressor` has nine.
 const MAX_ATTRIBUTES: usize = 64;
 /// Most inputs, of a node and of the graph: one for each feature.
 const MAX_NAMES: usize = fleetscore_kernel::MAX_FEATURES;
-
+/// Most inputs of all nodes together: one node may join all features, the others have one or two.
+const MAX_INPUTS: usize = MAX_NAMES + 4 * MAX_NODES;
 /// Most domains of operators: two are known.
 const MAX_DOMAINS: usize = 64;
 /// Most outputs of a node: those we know have one.
-const MAX_OUTPUTS: usize = 16;
+const MAX_OUTPUTS: usize = 4;
+/// Longest name, in bytes: names are compared with one another.
+const MAX_NAME: usize = 1024;
 
 /// A node, its attributes unread.
 pub(super) struct Node<'a> {
@@ -33,17 +39,23 @@ pub(super) struct Node<'a> {
 pub(super) struct Graph<'a> {
     pub nodes: Vec<Node<'a>>,
     constants: Vec<(&'a str, Message<'a>)>,
+    /// In the order of the file; a set of them as well, since there may be thousands.
     inputs: Vec<&'a str>,
+    known: HashSet<&'a str>,
     /// Columns of the one input, where it says so.
     pub width: Option<i64>,
 }
 
 fn push<T>(to: &mut Vec<T>, item: T, limit: usize, what: &str, at: usize) -> Result<()> {
     if to.len() == limit {
-        return Err(OnnxError::Malformed { what: format!("more than {limit} {what}"), at });
+        return Err(many(limit, what, at));
     }
     to.push(item);
     Ok(())
+}
+
+fn many(limit: usize, what: &str, at: usize) -> OnnxError {
+    OnnxError::Malformed { what: format!("more than {limit} {what}"), at }
 }
 
 impl<'a> Graph<'a> {
@@ -68,12 +80,21 @@ impl<'a> Graph<'a> {
             }
         }
         let body = body.ok_or(OnnxError::Malformed { what: "there is no graph".into(), at: 0 })?;
-        let mut graph = Self { nodes: vec![], constants: vec![], inputs: vec![], width: None };
+        let mut graph =
+            Self { nodes: vec![], constants: vec![], inputs: vec![], known: HashSet::new(), width: None };
         let mut infos = Vec::new();
+        let mut inputs = 0;
         for field in body.fields() {
             let field = field?;
             match field.number {
-                1 => push(&mut graph.nodes, Node::read(field.message()?)?, MAX_NODES, "nodes", field.at)?,
+                1 => {
+                    let node = Node::read(field.message()?)?;
+                    inputs += node.inputs.len();
+                    if inputs > MAX_INPUTS {
+                        return Err(many(MAX_INPUTS, "inputs of nodes", field.at));
+                    }
+                    push(&mut graph.nodes, node, MAX_NODES, "nodes", field.at)?;
+                }
                 5 => {
                     let tensor = field.message()?;
                     push(
@@ -92,13 +113,18 @@ impl<'a> Graph<'a> {
         if let Some(node) = graph.nodes.iter().find(|n| !domains.contains(&n.domain)) {
             return Err(node.refused("and imports no version of its operators: is the file complete?"));
         }
+        let constants: HashSet<&str> = graph.constants.iter().map(|(name, _)| *name).collect();
         for info in infos {
             let name = named(info, 1)?;
             // Before version 4 constants were inputs too.
-            if graph.constants.iter().all(|(constant, _)| *constant != name) {
-                graph.inputs.push(name);
-                graph.width = columns(info)?;
+            if constants.contains(name) {
+                continue;
             }
+            if !graph.known.insert(name) {
+                return Err(info.malformed(format!("a second input `{}`", shown(name))));
+            }
+            graph.inputs.push(name);
+            graph.width = columns(info)?;
         }
         if graph.inputs.len() != 1 {
             graph.width = None;
@@ -126,17 +152,19 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// What happens to the features before they reach the SVM's input `name`, in order, and their names where each has
-    /// an input of its own.
-    pub(super) fn steps_before(
+    /// What happens to the features before they reach the SVM's input `name`, and their names where each has an input of
+    /// its own.
+    pub(super) fn scaling_before(
         &mut self,
         svm: usize,
         mut name: &'a str,
-    ) -> Result<(Vec<Step>, Option<Vec<String>>)> {
-        let mut steps = Vec::new();
+        features: usize,
+    ) -> Result<(Affine, Option<Vec<String>>)> {
+        let mut affine = Affine::new(features);
+        let mut scalings = 0;
         let mut at = self.nodes[svm].at;
         let names = loop {
-            if self.inputs.contains(&name) {
+            if self.known.contains(name) {
                 if self.inputs.len() > 1 {
                     return Err(OnnxError::Graph(format!(
                         "has {} inputs, and only `{}` is used",
@@ -155,49 +183,24 @@ impl<'a> Graph<'a> {
             }
             node.seen = true;
             at = node.at;
-            match (node.domain, node.op) {
-                ("", "Identity") => name = node.one_input()?,
-                ("", "Cast") => {
-                    // FLOAT or DOUBLE: everything else would round.
-                    if !matches!(node.integer("to")?, Some(1 | 11)) {
-                        return Err(node.refused("which makes whole numbers of the features"));
-                    }
-                    name = node.one_input()?;
-                }
-                (ML, "Scaler") => {
-                    let part = |name: &str| {
-                        node.floats(name)?.ok_or_else(|| wrong(format!("Scaler.{name}"), "is missing"))
-                    };
-                    // Backwards: (x − offset) · scale.
-                    steps.push(Step::Divide(part("scale")?.into_iter().map(f64::recip).collect()));
-                    steps.push(Step::Subtract(part("offset")?));
-                    name = node.one_input()?;
-                }
-                ("", "Sub" | "Add" | "Mul" | "Div") => {
-                    let (input, values) = node.with_constant(&self.constants)?;
-                    name = input;
-                    steps.push(match node.op {
-                        "Sub" => Step::Subtract(values),
-                        "Add" => Step::Subtract(values.into_iter().map(|v| -v).collect()),
-                        "Mul" => Step::Divide(values.into_iter().map(f64::recip).collect()),
-                        _ => Step::Divide(values),
-                    });
-                }
-                (ML, "FeatureVectorizer") | ("", "Concat") => {
-                    break Some(node.joined(&self.inputs)?);
-                }
-                _ => return Err(node.refused("before the SVM: only scaling can be imported")),
+            if matches!((node.domain, node.op), (ML, "FeatureVectorizer") | ("", "Concat")) {
+                break Some(node.joined(&self.inputs, &self.known)?);
+            }
+            let scales;
+            (name, scales) = node.before(&self.constants, &mut affine)?;
+            scalings += usize::from(scales);
+            if scalings > MAX_SCALINGS {
+                return Err(many(MAX_SCALINGS, "nodes that scale", at));
             }
         };
-        steps.reverse();
-        Ok((steps, names))
+        Ok((affine, names))
     }
 
     /// Marks what makes labels of the decisions; anything else that uses them is refused.
     pub(super) fn only_labels_after(&mut self, svm: usize) -> Result<()> {
         let mut open = self.nodes[svm].outputs.clone();
         while let Some(name) = open.pop() {
-            for node in self.nodes.iter_mut().filter(|n| n.inputs.contains(&name) && !n.seen) {
+            for node in self.nodes.iter_mut().filter(|n| !n.seen && n.inputs.contains(&name)) {
                 if !(node.domain.is_empty() && matches!(node.op, "Cast" | "Identity" | "Sign")) {
                     return Err(node.refused("behind the SVM, which changes its decisions"));
                 }
@@ -231,15 +234,15 @@ impl<'a> Node<'a> {
         for field in message.fields() {
             let field = field?;
             match field.number {
-                1 => push(&mut node.inputs, field.text()?, MAX_NAMES, "inputs of a node", field.at)?,
-                2 => push(&mut node.outputs, field.text()?, MAX_OUTPUTS, "outputs of a node", field.at)?,
-                4 => node.op = field.text()?,
+                1 => push(&mut node.inputs, name_in(field)?, MAX_NAMES, "inputs of a node", field.at)?,
+                2 => push(&mut node.outputs, name_in(field)?, MAX_OUTPUTS, "outputs of a node", field.at)?,
+                4 => node.op = name_in(field)?,
                 5 => {
                     let body = field.message()?;
                     let attribute = (named(body, 1)?, body);
                     push(&mut node.attributes, attribute, MAX_ATTRIBUTES, "attributes", field.at)?;
                 }
-                7 => node.domain = domain(field.text()?),
+                7 => node.domain = domain(name_in(field)?),
                 _ => {}
             }
         }
@@ -264,8 +267,43 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Its input where it stands on the way to the SVM, and whether it scales, which is put before what is done behind it.
+    fn before(&self, constants: &[(&'a str, Message<'a>)], affine: &mut Affine) -> Result<(&'a str, bool)> {
+        match (self.domain, self.op) {
+            ("", "Identity") => Ok((self.one_input()?, false)),
+            ("", "Cast") => {
+                // FLOAT or DOUBLE: everything else would round.
+                if !matches!(self.integer("to")?, Some(1 | 11)) {
+                    return Err(self.refused("which makes whole numbers of the features"));
+                }
+                Ok((self.one_input()?, false))
+            }
+            (ML, "Scaler") => {
+                let part = |name: &str| {
+                    self.floats(name)?.ok_or_else(|| wrong(format!("Scaler.{name}"), "is missing"))
+                };
+                // (x − offset) · scale, the last first.
+                let (offset, scale) = (part("offset")?, part("scale")?);
+                affine.divide_first(scale, f64::recip)?;
+                affine.subtract_first(offset, |v| v)?;
+                Ok((self.one_input()?, true))
+            }
+            ("", "Sub" | "Add" | "Mul" | "Div") => {
+                let (input, values) = self.with_constant(constants)?;
+                match self.op {
+                    "Sub" => affine.subtract_first(values, |v| v),
+                    "Add" => affine.subtract_first(values, |v| -v),
+                    "Mul" => affine.divide_first(values, f64::recip),
+                    _ => affine.divide_first(values, |v| v),
+                }?;
+                Ok((input, true))
+            }
+            _ => Err(self.refused("before the SVM: only scaling can be imported")),
+        }
+    }
+
     /// Its input that is computed, and the values of the one that is constant.
-    fn with_constant(&self, constants: &[(&'a str, Message<'a>)]) -> Result<(&'a str, Vec<f64>)> {
+    fn with_constant(&self, constants: &[(&'a str, Message<'a>)]) -> Result<(&'a str, Numbers<'a>)> {
         let constant = |name: &str| constants.iter().find(|(n, _)| *n == name).map(|(_, t)| *t);
         let [a, b] = self.inputs[..] else { return Err(self.refused("which has not two inputs")) };
         if let Some(tensor) = constant(b) {
@@ -278,12 +316,13 @@ impl<'a> Node<'a> {
     }
 
     /// The names of the graph's inputs that it joins into one row, a column each.
-    fn joined(&self, inputs: &[&'a str]) -> Result<Vec<String>> {
-        if let Some(strange) = self.inputs.iter().find(|i| !inputs.contains(i)) {
+    fn joined(&self, inputs: &[&'a str], known: &HashSet<&'a str>) -> Result<Vec<String>> {
+        if let Some(strange) = self.inputs.iter().find(|i| !known.contains(*i)) {
             let why = format!("which joins `{}`, not an input of the graph", shown(strange));
             return Err(self.refused(&why));
         }
-        if self.inputs.len() != inputs.len() {
+        let once: HashSet<&str> = self.inputs.iter().copied().collect();
+        if self.inputs.len() != inputs.len() || once.len() != inputs.len() {
             return Err(self.refused("which does not join each input once"));
         }
         if self.op == "FeatureVectorizer" {
@@ -306,17 +345,10 @@ impl<'a> Node<'a> {
         Ok(first)
     }
 
-    /// Numbers of an attribute that is a list of floats.
-    pub(super) fn floats(&self, name: &str) -> Result<Option<Vec<f64>>> {
+    /// Numbers of an attribute that is a list of floats, counted and not yet decoded.
+    pub(super) fn floats(&self, name: &str) -> Result<Option<Numbers<'a>>> {
         let Some(body) = self.attribute(name)? else { return Ok(None) };
-        let mut values = Vec::new();
-        for field in body.fields() {
-            let field = field?;
-            if field.number == 7 {
-                field.floats(&mut values)?;
-            }
-        }
-        Ok(Some(values))
+        Numbers::count(body, 7, 0).map(Some)
     }
 
     fn integers(&self, name: &str) -> Result<Vec<i64>> {
@@ -367,10 +399,19 @@ fn named<'a>(message: Message<'a>, number: u64) -> Result<&'a str> {
     for field in message.fields() {
         let field = field?;
         if field.number == number {
-            name = field.text()?;
+            name = name_in(field)?;
         }
     }
     Ok(name)
+}
+
+/// A text that is a name, and so not as long as a file.
+fn name_in(field: Field<'_>) -> Result<&str> {
+    let message = field.message()?;
+    if message.bytes.len() > MAX_NAME {
+        return Err(message.malformed(format!("a name of {} bytes", message.bytes.len())));
+    }
+    message.text()
 }
 
 /// The second dimension of an input's shape, where it is a number.
@@ -412,15 +453,13 @@ fn last<'a>(message: Message<'a>, number: u64) -> Result<Option<Message<'a>>> {
     Ok(found)
 }
 
-/// The values of a constant of type FLOAT or DOUBLE.
-fn tensor_values(tensor: Message<'_>) -> Result<Vec<f64>> {
-    let (mut kind, mut values, mut raw) = (0, Vec::new(), None);
+/// The values of a constant of type FLOAT or DOUBLE, counted and not yet decoded.
+fn tensor_values(tensor: Message<'_>) -> Result<Numbers<'_>> {
+    let (mut kind, mut raw) = (0, None);
     for field in tensor.fields() {
         let field = field?;
         match field.number {
             2 => kind = field.integer()?,
-            4 => field.floats(&mut values)?,
-            10 => field.doubles(&mut values)?,
             9 => raw = Some(field.message()?),
             13 => return Err(tensor.malformed("a constant outside the file")),
             _ => {}
@@ -431,17 +470,14 @@ fn tensor_values(tensor: Message<'_>) -> Result<Vec<f64>> {
         11 => 8,
         _ => return Err(tensor.malformed(format!("a constant of the type {kind}, not float32 or float64"))),
     };
-    if let Some(raw) = raw {
-        if !values.is_empty() || !raw.bytes.len().is_multiple_of(size) {
-            return Err(raw.malformed("a constant of a strange size"));
+    let listed = Numbers::count(tensor, 4, 10)?;
+    match raw {
+        None => Ok(listed),
+        Some(raw) if listed.len() > 0 || !raw.bytes.len().is_multiple_of(size) => {
+            Err(raw.malformed("a constant of a strange size"))
         }
-        values = if size == 4 {
-            raw.bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
-        } else {
-            raw.bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
-        };
+        Some(raw) => Ok(Numbers::raw(raw, size)),
     }
-    Ok(values)
 }
 
 /// A name as it may stand in a message: short, without control characters.

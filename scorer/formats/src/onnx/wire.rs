@@ -44,7 +44,7 @@ impl<'a> Message<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn malformed(self, what: &str) -> OnnxError {
+    fn malformed(&self, what: &str) -> OnnxError {
         OnnxError::Malformed { what: format!("{what} in field {}", self.number), at: self.at }
     }
 
@@ -66,28 +66,14 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Floats, packed or one of them.
-    pub(super) fn floats(self, to: &mut Vec<f64>) -> Result<()> {
-        match self.value {
-            Value::Fixed32(bytes) => to.push(f64::from(f32::from_le_bytes(bytes))),
-            Value::Message(m) if m.bytes.len().is_multiple_of(4) => {
-                to.extend(m.bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))));
-            }
-            _ => return Err(self.malformed("something else than float32 numbers")),
+    /// How many floats (of 4 bytes) or doubles (of 8) this is, packed or one of them, with their bytes.
+    fn reals(&self, size: usize) -> Result<&[u8]> {
+        match &self.value {
+            Value::Fixed32(bytes) if size == 4 => Ok(bytes),
+            Value::Fixed64(bytes) if size == 8 => Ok(bytes),
+            Value::Message(m) if m.bytes.len().is_multiple_of(size) => Ok(m.bytes),
+            _ => Err(self.malformed(&format!("something else than float{} numbers", 8 * size))),
         }
-        Ok(())
-    }
-
-    /// Doubles, packed or one of them.
-    pub(super) fn doubles(self, to: &mut Vec<f64>) -> Result<()> {
-        match self.value {
-            Value::Fixed64(bytes) => to.push(f64::from_le_bytes(bytes)),
-            Value::Message(m) if m.bytes.len().is_multiple_of(8) => {
-                to.extend(m.bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)));
-            }
-            _ => return Err(self.malformed("something else than float64 numbers")),
-        }
-        Ok(())
     }
 
     /// Whole numbers, packed or one of them, at most `limit` in all.
@@ -183,5 +169,78 @@ impl<'a> Iterator for Fields<'a> {
             self.pos = self.message.bytes.len();
         }
         Some(field)
+    }
+}
+
+/// Real numbers of a message that were counted: a list of the wrong length is refused before it takes any memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers<'a> {
+    of: Message<'a>,
+    stored: Stored,
+    len: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    /// In fields of these numbers, of floats and of doubles.
+    Fields(u64, u64),
+    /// One after the other, of so many bytes each.
+    Raw(usize),
+}
+
+impl<'a> Numbers<'a> {
+    /// The floats in the fields `single` and the doubles in the fields `double` of a message; no field has the number 0.
+    pub(super) fn count(of: Message<'a>, single: u64, double: u64) -> Result<Self> {
+        let mut len = 0;
+        for field in of.fields() {
+            let field = field?;
+            if let Some(size) = size(&field, single, double) {
+                len += field.reals(size)?.len() / size;
+            }
+        }
+        Ok(Self { of, stored: Stored::Fields(single, double), len })
+    }
+
+    /// All of a message, whose length is a multiple of `size`.
+    pub(super) fn raw(of: Message<'a>, size: usize) -> Self {
+        Self { of, stored: Stored::Raw(size), len: of.bytes.len() / size }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The numbers, in as much memory as they need.
+    pub(super) fn decoded(&self) -> Result<Vec<f64>> {
+        let mut values = Vec::with_capacity(self.len);
+        match self.stored {
+            Stored::Raw(size) => decode(self.of.bytes, size, &mut values),
+            Stored::Fields(single, double) => {
+                for field in self.of.fields() {
+                    let field = field?;
+                    if let Some(size) = size(&field, single, double) {
+                        decode(field.reals(size)?, size, &mut values);
+                    }
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+fn size(field: &Field<'_>, single: u64, double: u64) -> Option<usize> {
+    match field.number {
+        0 => None,
+        n if n == single => Some(4),
+        n if n == double => Some(8),
+        _ => None,
+    }
+}
+
+fn decode(bytes: &[u8], size: usize, to: &mut Vec<f64>) {
+    if size == 4 {
+        to.extend(bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))));
+    } else {
+        to.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)));
     }
 }

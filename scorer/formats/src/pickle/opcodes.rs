@@ -15,8 +15,8 @@ pub use global::Global;
 use input::shown;
 use std::collections::HashMap;
 
-/// Most opcodes that are read: a model has a few hundred.
-pub const MAX_OPCODES: usize = 1 << 20;
+/// Most opcodes that are read: a model has a few hundred, and three for each name of a feature.
+pub const MAX_OPCODES: usize = 1 << 16;
 /// Most noted calls: a model has a few dozen. Each copies its arguments, which may be one memoised tuple.
 const MAX_CALLS: usize = 1 << 12;
 /// Most arguments of a call: of those on the list, `_frombuffer` has the most, four.

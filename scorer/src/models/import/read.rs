@@ -1,10 +1,11 @@
 //! Files read and judged: each model for itself, several files and many models at once.
 
+use super::budget::Budget;
 use super::series_name;
-use crate::models::format::Stored;
-use crate::models::naming::Pattern;
+use crate::models::format::{Models, Stored};
+use crate::models::naming::{self, Pattern};
 use crate::models::registry::blocking;
-use crate::models::sources::{Listed, Source};
+use crate::models::sources::{self, Listed, Source, Verdict};
 use crate::models::{ModelError, Result};
 use bytes::Bytes;
 use fleetscore_formats::{self as formats, Format, Found, Limits, Refused};
@@ -15,22 +16,35 @@ use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Files that are read at once.
+/// Files that are looked at at once.
 const READ_AHEAD: usize = 16;
-/// Models of one file that are judged in one go.
+/// Models of one file that are judged in one go…
 const CHUNK: usize = 4096;
+/// …and their numbers.
+const CHUNK_NUMBERS: usize = 1 << 18;
+/// Refused entries of one file that are for no series and are told one by one; more are counted.
+const TOLD: usize = 1000;
 
 /// What every model is held against.
 #[derive(Clone)]
 pub(super) struct Expected {
     pub pattern: Arc<Pattern>,
     pub features: Vec<Feature>,
+    /// The most models that are read.
+    pub max_models: usize,
 }
 
 impl Expected {
-    pub(super) fn new(pattern: &str, features: &[Feature]) -> Result<Self> {
+    pub(super) fn new(pattern: &str, features: &[Feature], max_models: usize) -> Result<Self> {
         let pattern = Pattern::new(pattern).map_err(ModelError::Usage)?;
-        Ok(Self { pattern: Arc::new(pattern), features: features.to_vec() })
+        Ok(Self { pattern: Arc::new(pattern), features: features.to_vec(), max_models })
+    }
+
+    pub(super) fn too_many(&self) -> ModelError {
+        ModelError::Usage(format!(
+            "setting `max_series`: the models are more than the {} series that are allowed",
+            self.max_models
+        ))
     }
 }
 
@@ -49,44 +63,81 @@ impl Candidate {
     }
 }
 
+/// Models whose series are known, or why they are refused: as columns, a fifth of what they take one by one.
+#[derive(Default)]
+pub(crate) struct Candidates {
+    pub models: Models,
+    /// Place in a file of many (0: it is the file's only one), and whether it came as float32.
+    pub places: Vec<(u32, bool)>,
+}
+
+impl Candidates {
+    pub(super) fn push(&mut self, one: Candidate) {
+        let entry = one.entry.map_or(0, |entry| u32::try_from(entry).unwrap_or(u32::MAX));
+        self.places.push((entry, one.single_precision));
+        self.models.push(one.stored);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    fn get(&self, i: usize) -> Candidate {
+        let (entry, single_precision) = self.places[i];
+        let entry = (entry > 0).then_some(u64::from(entry));
+        Candidate { stored: self.models.stored(i), entry, single_precision }
+    }
+
+    /// One by one, in the order of the file.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Candidate> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+}
+
 /// What one file gave.
 pub(crate) struct FromFile {
     pub path: String,
     pub format: Option<Format>,
-    pub candidates: Vec<Candidate>,
+    pub candidates: Candidates,
     /// What is refused and for no series: `path` or `path#entry`, and why.
     pub refused: Vec<(String, String)>,
+    /// How many more entries are.
+    untold: usize,
     /// The file itself, if it is passed over.
     pub skipped: Option<(String, String)>,
 }
 
 impl FromFile {
     fn new(path: &str) -> Self {
-        Self { path: path.to_owned(), format: None, candidates: vec![], refused: vec![], skipped: None }
+        let candidates = Candidates::default();
+        Self { path: path.to_owned(), format: None, candidates, refused: vec![], untold: 0, skipped: None }
+    }
+
+    fn refuse(&mut self, place: String, why: String) {
+        match self.refused.len() < TOLD {
+            true => self.refused.push((place, why)),
+            false => self.untold += 1,
+        }
     }
 }
 
-/// Reads all files, in order.
+/// Reads all files; they are handed on in order.
 ///
 /// # Errors
 /// Only what is no file's fault.
-pub(super) async fn read_all(listed: Vec<Listed>, expected: Expected) -> Result<Vec<FromFile>> {
-    // Files of many models are large: one at a time.
-    let large = Arc::new(tokio::sync::Semaphore::new(1));
-    futures::stream::iter(listed)
+pub(super) async fn read_all(
+    listed: Vec<Listed>,
+    expected: Expected,
+    mut to: impl FnMut(FromFile) -> Result<()>,
+) -> Result<()> {
+    let budget = Arc::new(Budget::default());
+    futures::stream::iter(sources::once(listed))
         .map(|listed| {
-            let (expected, large) = (expected.clone(), large.clone());
-            async move {
-                let file = File::new(listed, expected);
-                let _one = match file.source.holds_many() {
-                    true => large.acquire().await.ok(),
-                    false => None,
-                };
-                file.read().await
-            }
+            let (expected, budget) = (expected.clone(), budget.clone());
+            async move { File::new(listed, expected).read(&budget).await }
         })
         .buffered(READ_AHEAD)
-        .try_collect()
+        .try_for_each(|file| std::future::ready(to(file)))
         .await
 }
 
@@ -99,41 +150,98 @@ struct File {
     listed: bool,
     /// The name of its model.
     stem: String,
+    /// Whether it may hold many models: by its name, or by its first bytes.
+    many: bool,
 }
 
 impl File {
     fn new(listed: Listed, expected: Expected) -> Self {
         let Listed { source, series } = listed;
         let (named, stem) = expected.pattern.split(&source.file_name);
+        // A name that is not what it shows, and that of a folder, say nothing.
+        let named = named.filter(|_| source.verdict() == Verdict::Read);
         let (listed, stem) = (series.is_some(), stem.to_owned());
-        Self { series: series.or(named), listed, stem, source, expected }
+        let many = naming::holds_many(&source.file_name);
+        Self { series: series.or(named), listed, stem, many, source, expected }
     }
 
-    async fn read(self) -> Result<FromFile> {
+    async fn read(mut self, budget: &Budget) -> Result<FromFile> {
         let mut read = FromFile::new(&self.source.path);
-        if self.series.is_none() && !self.source.holds_many() {
-            let why = format!("has a name that is not of the pattern `{}`", self.expected.pattern);
-            if self.source.explicit {
-                read.refused.push((read.path.clone(), why));
-            } else {
-                read.skipped = Some((read.path.clone(), why));
+        match self.verdict().await? {
+            Verdict::Read => {}
+            Verdict::Refused(why) => {
+                self.refuse(&mut read, why);
+                return Ok(read);
             }
-            return Ok(read);
+            Verdict::Skipped(why) => {
+                read.skipped = Some((read.path, why));
+                read.path = self.source.path;
+                return Ok(read);
+            }
         }
-        let bytes = match self.source.read().await? {
+        // Files of many models are large, and taken apart by all cores: one at a time.
+        let _one = budget.many(self.many).await;
+        let bytes = match self.source.held(self.many).await? {
+            Ok(size) => {
+                let held = budget.held(size).await;
+                self.source.read(self.many).await?.map(|bytes| (bytes, held))
+            }
+            Err(why) => Err(why),
+        };
+        let (bytes, _held) = match bytes {
             Ok(bytes) => bytes,
-            Err(reason) => {
-                self.refuse(&mut read, reason);
+            Err(why) => {
+                self.refuse(&mut read, why);
                 return Ok(read);
             }
         };
+        let _work = budget.work(formats::memory(&bytes, &self.source.file_name, &Limits::default())).await;
         let file = Arc::new(self);
         file.clone().models(bytes, &mut read).await?;
-        if read.candidates.is_empty() && read.refused.is_empty() && read.skipped.is_none() {
+        if read.candidates.len() == 0 && read.refused.is_empty() {
             file.refuse(&mut read, "holds no model".into());
         }
-        file.pass_over(&mut read);
+        if read.untold > 0 {
+            let why = format!("holds {} more entries that are refused", read.untold);
+            read.refused.push((read.path.clone(), why));
+        }
         Ok(read)
+    }
+
+    /// Whether the file is read. What lies in a folder and is plainly something else is skipped; what its name or its
+    /// first bytes call a model must have a series, or be able to name it.
+    async fn verdict(&mut self) -> Result<Verdict> {
+        let verdict = self.source.verdict();
+        let name = self.source.file_name.as_str();
+        if verdict != Verdict::Read || self.series.is_some() || self.many {
+            let other = self.series.is_none() && !self.source.explicit && naming::is_other(name);
+            return Ok(if other && verdict == Verdict::Read { Self::other() } else { verdict });
+        }
+        if !self.source.explicit && naming::is_other(name) {
+            return Ok(Self::other());
+        }
+        let head = match self.source.head().await? {
+            Ok(head) => head,
+            Err(why) => return Ok(Verdict::Refused(why)),
+        };
+        let found = formats::recognise(&head);
+        if found.is_some_and(Format::holds_many) {
+            self.many = true;
+            return Ok(Verdict::Read);
+        }
+        let why = format!("has a name that is not of the pattern `{}`", self.expected.pattern);
+        let known = self.source.explicit || naming::is_known(name) || found.is_some();
+        Ok(match (known, found) {
+            (false, _) => Verdict::Skipped(format!("{why}, and begins as no file of models does")),
+            (true, None) => Verdict::Refused(why),
+            (true, Some(format)) => Verdict::Refused(format!(
+                "{why}, and it is {format}: rename it, or name its series in a list"
+            )),
+        })
+    }
+
+    fn other() -> Verdict {
+        Verdict::Skipped("is no file of models by its name".into())
     }
 
     /// Refuses the file as a whole.
@@ -144,16 +252,7 @@ impl File {
                 entry: None,
                 single_precision: false,
             }),
-            None => read.refused.push((read.path.clone(), reason)),
-        }
-    }
-
-    /// A file of other things that lies in a folder with models, such as somebody's notes in JSON, is passed over.
-    fn pass_over(&self, read: &mut FromFile) {
-        if self.series.is_none() && !self.source.explicit && read.candidates.is_empty() {
-            let why = read.refused.drain(..).next().map(|(_, why)| why);
-            let why = why.unwrap_or_else(|| "names no device and sensor".into());
-            read.skipped = Some((read.path.clone(), format!("holds no model of a series: it {why}")));
+            None => read.refuse(read.path.clone(), reason),
         }
     }
 
@@ -167,7 +266,7 @@ impl File {
                 Err(e) => return Ok(Err(e.to_string())),
             };
             loop {
-                let chunk: Vec<_> = models.by_ref().take(CHUNK).collect();
+                let chunk = chunk(&mut models);
                 // Nobody listens any more if the import was given up.
                 if chunk.is_empty() || send.blocking_send(chunk).is_err() {
                     return Ok(Ok(format));
@@ -188,10 +287,11 @@ impl File {
                 for judged in chunk {
                     match judged {
                         Ok(candidate) => read.candidates.push(candidate),
-                        Err(refused) => read.refused.push(refused),
+                        Err((place, why)) => read.refuse(place, why),
                     }
                 }
-                std::future::ready(Ok(()))
+                let fits = read.candidates.len() <= self.expected.max_models;
+                std::future::ready(if fits { Ok(()) } else { Err(self.expected.too_many()) })
             });
         let (opened, judged) = tokio::join!(parse, judge);
         judged?;
@@ -282,6 +382,20 @@ impl File {
         }
         Err(format!("takes the features {}, and {} are given", names.join(", "), list()))
     }
+}
+
+/// The next models that are judged in one go.
+fn chunk(models: &mut formats::Models) -> Vec<std::result::Result<Found, Refused>> {
+    let (mut chunk, mut numbers) = (Vec::new(), 0);
+    while chunk.len() < CHUNK && numbers < CHUNK_NUMBERS {
+        let Some(one) = models.next() else { break };
+        if let Ok(found) = &one {
+            let f = found.model.features;
+            numbers += found.model.dual_coef.len() * (f + 1) + found.checks.len() * (f + 8);
+        }
+        chunk.push(one);
+    }
+    chunk
 }
 
 /// With the exporter's own check rows where there are some.

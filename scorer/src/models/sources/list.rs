@@ -1,6 +1,6 @@
 //! Lists of models: one path on each line, or CSV that says what series each is for.
 
-use super::{Listed, Place, Source, file, in_blobs, local_files};
+use super::{Listed, Place, Source, file, local_files, object};
 use crate::blobs::Blobs;
 use crate::models::import::series_name;
 use crate::models::{ModelError, Result};
@@ -40,16 +40,23 @@ pub(crate) async fn expand_list(list: &str, options: &BTreeMap<String, String>) 
                 Some(source) => listed.push(Listed { source, series: None }),
                 None => {
                     let mut found = Vec::new();
-                    in_blobs(&path, options, &mut found).await.map_err(at_line)?;
+                    object::find(&path, options, &mut found).await.map_err(at_line)?;
                     listed.extend(found.into_iter().map(|source| Listed { source, series: None }));
                 }
             }
         } else {
             let mut found = Vec::new();
-            local_files(&folder.join(path.strip_prefix("file://").unwrap_or(&path)), &mut found)
-                .map_err(at_line)?;
+            let path = folder.join(path.strip_prefix("file://").unwrap_or(&path));
+            // What does not exist is refused by name, as everything is that cannot be read.
+            match std::fs::metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+                true => local_files(&path, &mut found).map_err(at_line)?,
+                false => found.push(file(&path, true)),
+            }
             listed.extend(found.into_iter().map(|source| Listed { source, series: None }));
         }
+    }
+    if listed.is_empty() {
+        return Err(wrong("names no file".into()));
     }
     Ok(listed)
 }
@@ -122,7 +129,7 @@ impl Folders<'_> {
             path: url.to_owned(),
             file_name: name.to_owned(),
             explicit: true,
-            place: Place::Blob(root.clone(), name.to_owned(), *size),
+            place: Place::Blob(root.clone(), object::location(root, name), *size),
         }))
     }
 }

@@ -6,6 +6,8 @@ use fleetscore_schemas::window::Feature;
 
 const MODEL: &str = r#""kernel":"rbf","gamma":0.5,"support_vectors":[[1]],"dual_coef":[1],"rho":0.5"#;
 
+const MODEL_ALONE: &str = r#"{"kernel":"rbf","gamma":0.5,"support_vectors":[[1]],"dual_coef":[1],"rho":0.5}"#;
+
 fn line(more: &str) -> String {
     format!("{{{MODEL}{}{more}}}\n", if more.is_empty() { "" } else { "," })
 }
@@ -44,14 +46,15 @@ async fn a_folder_of_every_format_is_one_set() {
     p.fixture("model_a_3.onnx", "bare.onnx");
     p.file("model_a_4.json", line("").as_bytes());
     p.file("many.jsonl", (named("b", "1") + &line(r#""device":"b","sensor":2,"name":"mine""#)).as_bytes());
-    p.file("notes.json", b"{\"x\": 1}");
-    p.file("other.parquet", b"nothing");
+    p.file("notes.txt", b"{\"x\": 1}");
+    p.file("other", b"nothing");
     let report = p.import(&p.options()).await.unwrap();
     assert_eq!((report.imported, report.single_precision, report.refused.len()), (6, 1, 0));
     let formats: Vec<(Format, usize)> = report.formats.into_iter().collect();
     assert_eq!(formats, [(Format::Pickle, 1), (Format::Joblib, 1), (Format::Onnx, 1), (Format::Json, 3)]);
     assert_eq!(report.skipped.len(), 2);
-    assert!(report.skipped[0].1.contains("unknown field `x`"), "{:?}", report.skipped);
+    assert!(report.skipped[0].1.contains("no file of models by its name"), "{:?}", report.skipped);
+    assert!(report.skipped[1].1.contains("begins as no file of models does"), "{:?}", report.skipped);
     let names = p.names(report.version).await;
     assert_eq!(
         names,
@@ -177,4 +180,179 @@ async fn many_models_of_one_file_keep_their_order_and_number() {
     assert_eq!((report.imported, report.formats[&Format::Json]), (10_000, 10_000));
     let names = p.names(report.version).await;
     assert!(names.iter().enumerate().all(|(i, n)| *n == format!("d{i:05}/s model_d{i:05}_s")));
+}
+
+fn fixture_of(name: &str) -> Vec<u8> {
+    std::fs::read(data().join(name)).unwrap()
+}
+
+/// Each of these lies beside a good model in a folder, and none of them may be passed over.
+#[tokio::test]
+async fn what_may_be_a_model_and_is_none_stops_the_import_of_a_folder() {
+    let table = fixture_of("models.parquet");
+    let lines = fixture_of("models.jsonl");
+    for (name, bytes, wanted) in [
+        ("models.parquet", &table[..table.len() / 2], "no sound Parquet"),
+        ("models.parquet", b"", "no sound Parquet"),
+        ("models", &table[..100], "no sound Parquet"),
+        ("models.json", b"{\"x\": 1}", "unknown field `x`"),
+        ("models.json", MODEL_ALONE.as_bytes(), "names no device and sensor"),
+        ("models.jsonl", b"", "holds no model"),
+        ("models.json", b"[]", "holds no model"),
+        ("all", &lines[..lines.len() - 9], "EOF while parsing"),
+        ("rest.bak", &fixture_of("1.9_rbf_p5.pkl"), "and it is pickle: rename it, or name its series"),
+        ("old", &fixture_of("1.2_rbf_p0.pkl"), "and it is pickle"),
+        ("packed", &fixture_of("compressed.gzip.joblib"), "and it is joblib"),
+        ("graph", &fixture_of("rbf.onnx"), "and it is onnx"),
+        ("a.onnx", b"nothing", "not of the pattern"),
+        ("model_a_2.txt", b"notes", "offset"),
+        ("model_a_2", b"", "offset 0"),
+    ] {
+        let p = Place::new().await;
+        p.fixture("model_a_1", "1.2_rbf_p3.pkl");
+        p.file(name, bytes);
+        let before = p.everything().await;
+        let refused = p.refused(&p.options()).await;
+        let said = refused.iter().any(|(path, why)| path.starts_with(&p.path(name)) && why.contains(wanted));
+        assert!(said, "{name}: {refused:?}");
+        assert_eq!(p.everything().await, before);
+        let report = p.import(&ImportOptions { allow_partial: true, ..p.options() }).await.unwrap();
+        assert!(report.imported >= 1 && !report.refused.is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_plainly_something_else_is_skipped_and_told() {
+    let p = Place::new().await;
+    p.fixture("model_a_1", "1.2_rbf_p3.pkl");
+    let packed = {
+        let mut text = vec![0x1f, 0x8b];
+        text.extend_from_slice(b"not gzip, whatever it says");
+        text
+    };
+    let others: [(&str, &[u8]); 8] = [
+        ("README", b"{}"),
+        ("LICENSE.txt", b""),
+        ("notes.csv", b"a,b"),
+        ("_SUCCESS", b""),
+        (".DS_Store", b"PAR1"),
+        ("empty", b""),
+        ("data.csv.gz", &packed),
+        ("weights.bin", b"\x00\x01\x02"),
+    ];
+    others.iter().for_each(|(name, bytes)| p.file(name, bytes));
+    let report = p.import(&p.options()).await.unwrap();
+    assert_eq!((report.imported, report.refused.len()), (1, 0), "{:?}", report.refused);
+    let mut skipped: Vec<String> = report.skipped.iter().map(|(path, _)| path.clone()).collect();
+    let mut wanted = others.map(|(name, _)| p.path(name));
+    skipped.sort();
+    wanted.sort();
+    assert_eq!(skipped, wanted);
+}
+
+#[tokio::test]
+#[cfg(unix)]
+async fn a_file_that_may_not_be_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let p = Place::new().await;
+    p.fixture("model_a_1", "1.2_rbf_p3.pkl");
+    for name in ["many.parquet", "other"] {
+        p.file(name, b"x");
+        std::fs::set_permissions(p.path(name), std::fs::Permissions::from_mode(0o000)).unwrap();
+        // Root reads everything.
+        if std::fs::read(p.path(name)).is_err() {
+            let refused = p.refused(&p.options()).await;
+            assert!(refused[0].0 == p.path(name) && refused[0].1.contains("cannot be read: "), "{refused:?}");
+        }
+        std::fs::remove_file(p.path(name)).unwrap();
+    }
+    // What cannot be looked at, whoever looks.
+    std::os::unix::fs::symlink(p.path("gone"), p.path("other")).unwrap();
+    let refused = p.refused(&p.options()).await;
+    assert!(refused[0].0 == p.path("other") && refused[0].1.contains("cannot be read: "), "{refused:?}");
+}
+
+/// Not under the name that it shows, which another file may have as well.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_name_that_is_not_utf_8_is_for_no_series() {
+    use std::os::unix::ffi::OsStrExt;
+    let p = Place::new().await;
+    p.fixture("model_a_1", "1.2_rbf_p3.pkl");
+    let strange = std::path::PathBuf::from(p.path("")).join(std::ffi::OsStr::from_bytes(b"model_a_\xff"));
+    std::fs::write(strange, fixture_of("1.2_rbf_p3.pkl")).unwrap();
+    assert!(p.refused(&p.options()).await[0].1.contains("not UTF-8"));
+    let report = p.import(&ImportOptions { allow_partial: true, ..p.options() }).await.unwrap();
+    assert_eq!((report.imported, report.refused.len()), (1, 1));
+    assert_eq!(p.names(report.version).await, ["a/1 model_a_1"]);
+}
+
+#[tokio::test]
+async fn a_list_may_name_a_file_twice_and_one_of_its_own_folder() {
+    let p = Place::new().await;
+    p.fixture("one.bin", "1.2_rbf_p3.pkl");
+    p.fixture("model_a_b", "1.9_rbf_p4.pkl");
+    // The same model for two series, one of them twice; the folder itself is imported, too.
+    p.file("list.csv", b"path,device,sensor\none.bin,d,1\n./one.bin,d,2\none.bin,d,1\n");
+    let options = ImportOptions { lists: vec![p.path("list.csv")], ..p.options() };
+    let report = p.import(&options).await.unwrap();
+    assert_eq!(p.names(report.version).await, ["a/b model_a_b", "d/1 one.bin", "d/2 one.bin"]);
+    assert!(
+        report.skipped.iter().any(|(path, why)| *path == p.path("one.bin") && why.contains("more than once"))
+    );
+    // Its name alone says nothing of its series, and the folder alone does not import.
+    assert!(p.refused(&p.options()).await[0].1.contains("name its series in a list"));
+    // What a list names and is not there is refused; what names nothing is an error.
+    p.file("gone.txt", b"model_x_y\nmodel_a_b\n");
+    let listed = |name: &str| ImportOptions { sources: vec![], lists: vec![p.path(name)], ..p.options() };
+    let refused = p.refused(&listed("gone.txt")).await;
+    assert!(refused.len() == 1 && refused[0].0 == p.path("model_x_y"), "{refused:?}");
+    let report = p.import(&ImportOptions { allow_partial: true, ..listed("gone.txt") }).await.unwrap();
+    assert_eq!((report.imported, report.refused.len()), (1, 1));
+    p.file("empty.txt", b"# nothing\n");
+    assert!(p.import(&listed("empty.txt")).await.unwrap_err().to_string().contains("names no file"));
+    p.file("latin.txt", b"model_\xe4_b\n");
+    assert!(p.import(&listed("latin.txt")).await.unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[tokio::test]
+async fn one_series_in_several_files_of_many_is_refused_everywhere() {
+    let p = Place::new().await;
+    p.file("a.jsonl", (named("d", "1") + &named("d", "2")).as_bytes());
+    p.file("b.jsonl", (named("d", "3") + &named("d", "1")).as_bytes());
+    p.file("model_d_1.json", line("").as_bytes());
+    let refused: Vec<String> = p.refused(&p.options()).await.into_iter().map(|(path, _)| path).collect();
+    assert_eq!(refused, [p.path("a.jsonl#1"), p.path("b.jsonl#2"), p.path("model_d_1.json#1")]);
+    let report = p.import(&ImportOptions { allow_partial: true, ..p.options() }).await.unwrap();
+    assert_eq!((report.imported, report.refused.len()), (2, 3));
+    let row = p.rows().await.remove(0);
+    assert_eq!((row.models, row.refused), (2, 1));
+    assert_eq!(verify(&p.blobs, &row).await.unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn more_entries_than_anyone_reads_are_counted() {
+    let p = Place::new().await;
+    p.file("m.jsonl", (named("d", "1") + &"{}\n".repeat(5000)).as_bytes());
+    let refused = p.refused(&p.options()).await;
+    assert_eq!(refused.len(), 1001);
+    let (path, why) = refused.last().unwrap();
+    assert!(*path == p.path("m.jsonl") && why.contains("4000 more entries that are refused"), "{why}");
+    // Entries for series, in a file of more than are allowed.
+    let text: String = (0..200).map(|i| named(&format!("{i}"), "s")).collect();
+    p.file("m.jsonl", text.as_bytes());
+    let e = p.import(&ImportOptions { max_series: 100, ..p.options() }).await.unwrap_err().to_string();
+    assert!(e.contains("`max_series`") && e.contains("100"), "{e}");
+}
+
+#[tokio::test]
+async fn many_small_files_are_one_set() {
+    let p = Place::new().await;
+    let text = line("");
+    for i in 0..5000 {
+        p.file(&format!("model_{i:04}_s.json"), text.as_bytes());
+    }
+    let report = p.import(&p.options()).await.unwrap();
+    assert_eq!((report.imported, report.refused.len(), report.skipped.len()), (5000, 0, 0));
+    assert_eq!(p.names(report.version).await[4999], "4999/s model_4999_s");
 }
