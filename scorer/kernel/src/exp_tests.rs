@@ -166,11 +166,11 @@ fn arguments() -> Vec<f64> {
             x.extend([magnitude, -magnitude]);
         }
     }
-    // Near odd multiples of ln 2 / 2, where the argument's reduction is at its worst, and multiples of ln 2.
-    for k in -2150..2050 {
-        let at = f64::from(k) * std::f64::consts::LN_2 / 2.0;
+    // Near odd multiples of ln 2 / 32, where the argument's reduction is at its worst, and multiples of ln 2 / 16.
+    for k in -34_400..32_800 {
+        let at = f64::from(k) * std::f64::consts::LN_2 / 32.0;
         x.extend([at, at.next_up(), at.next_down()]);
-        x.extend((0..100).map(|_| at * random.between(1.0 - 1e-6, 1.0 + 1e-6)));
+        x.extend((0..if k % 2 == 0 { 2 } else { 10 }).map(|_| at * random.between(1.0 - 1e-6, 1.0 + 1e-6)));
     }
     // The borders: overflow, subnormal results, 0.
     for border in [709.782712893384, -708.3964185322641, -744.4400719213812, -745.1332191019411] {
@@ -197,7 +197,7 @@ fn exp_is_within_an_ulp_everywhere() {
     Path::Portable.exp(&x, &mut found);
     let (error, at) = most(&x, x.iter().zip(&found).map(|(x, y)| truth.error_of_exp(*x, *y)));
     println!("exp: {error:.4} ulp at {at:e}, the most of {} arguments", x.len());
-    assert!(error < 1.0, "exp({at:e}) is {error} ulp off");
+    assert!(error < 0.8, "exp({at:e}) is {error} ulp off");
     let normal = |(x, y): (&f64, &f64)| if *y < f64::MIN_POSITIVE { 0.0 } else { truth.error_of_exp(*x, *y) };
     let (error, at) = most(&x, x.iter().zip(&found).map(normal));
     println!("exp: {error:.4} ulp at {at:e} where results are not subnormal");

@@ -20,9 +20,13 @@ const NOTHING: f64 = 746.0;
 const APART: usize = 64;
 
 /// Kernel values that may be looked at: for each model, more for each of its support vectors, and the most for any.
-const A_MODEL: u64 = 1 << 22;
+const A_MODEL: u64 = 1 << 23;
 const A_VECTOR: u64 = 1 << 14;
 const MOST: u64 = 1 << 33;
+/// Samples that may be held: for each model, more for each of its support vectors, and the most for any (128 MiB).
+const HELD: u64 = 1 << 17;
+const HELD_A_VECTOR: u64 = 1 << 7;
+const MOST_HELD: u64 = 1 << 24;
 
 /// The closed intervals of values that a model of one feature calls normal, ascending; bounds may be infinite. Empty for
 /// a model that calls everything an anomaly; `None` where they are not known: for a model of more than one feature, and
@@ -36,8 +40,9 @@ const MOST: u64 = 1 << 33;
 /// million spans from their ends and from 0.
 ///
 /// The work is linear in the number n of support vectors, as bells that have died down to 0 are left out: at most
-/// 2²² + 2¹⁴·n kernel values (a file of 64 MiB holds four million vectors: a minute with AVX-512), and 2³³ for one model
-/// (seven seconds), after which the intervals count as not known.
+/// 2²³ + 2¹⁴·n kernel values (a file of 64 MiB holds four million vectors: a minute with AVX-512), and 2³³ for one model
+/// (seven seconds), after which the intervals count as not known. Memory is 1 MiB and 1 KiB for each support vector at
+/// the most, never more than 128 MiB.
 pub fn normal_intervals(model: &Model) -> Option<Vec<(f64, f64)>> {
     let vectors = model.dual_coef.len() as u64;
     intervals_within(model, MOST.min(A_MODEL + A_VECTOR.saturating_mul(vectors)))
@@ -221,22 +226,22 @@ impl<'a> Search<'a> {
     fn of_bells(&self, gamma: f64) -> Option<Vec<f64>> {
         let (reach, width) = (reach(self.model, gamma), 1.0 / gamma.sqrt());
         let step = width / SAMPLES_A_WIDTH;
-        let mut points = Vec::new();
-        let mut rest = self.sorted.as_slice();
-        while let Some((first, _)) = rest.first() {
-            let mut n = 1;
-            while n < rest.len() && rest[n].0 - reach <= rest[n - 1].0 + reach {
-                n += 1;
-            }
-            let (group, others) = rest.split_at(n);
-            let (low, high) = (first - reach, group[n - 1].0 + reach);
-            // No finer than there are doubles.
-            let step = step.max(low.abs().max(high.abs()) * f64::EPSILON);
-            let steps = ((high - low) / step).ceil();
-            if (points.len() as f64 + steps) * MANY as f64 > self.left as f64 {
-                return None;
-            }
-            points.extend((0..=steps as usize).map(|i| low + step * i as f64));
+        // No finer than there are doubles.
+        let finest = |low: f64, high: f64| step.max(low.abs().max(high.abs()) * f64::EPSILON);
+        let groups = || Groups { rest: &self.sorted, reach };
+        let vectors = self.sorted.len() as u64;
+        let held = MOST_HELD.min(HELD + HELD_A_VECTOR * vectors) as f64;
+        let steps: f64 = groups().map(|(low, high, _)| ((high - low) / finest(low, high)).ceil() + 1.0).sum();
+        // A NaN is too many, too.
+        let few = steps <= held && steps * MANY as f64 <= self.left as f64;
+        if !few {
+            return None;
+        }
+        let mut points = Vec::with_capacity(steps as usize + self.sorted.len() + 2);
+        for (low, high, group) in groups() {
+            let step = finest(low, high);
+            let steps = ((high - low) / step).ceil() as usize;
+            points.extend((0..=steps).map(|i| low + step * i as f64));
             let mut cell = f64::NEG_INFINITY;
             for (v, _) in group {
                 let of = ((v - low) / step).floor();
@@ -245,7 +250,6 @@ impl<'a> Search<'a> {
                     cell = of;
                 }
             }
-            rest = others;
         }
         Some(points)
     }
@@ -270,6 +274,25 @@ impl<'a> Search<'a> {
         let step = (to - from) / SAMPLES as f64;
         points.extend((0..=SAMPLES).map(|i| from + step * i as f64));
         points
+    }
+}
+
+/// Support vectors whose reaches meet, from the lowest on: where they begin and end to be felt, and themselves.
+struct Groups<'a> {
+    rest: &'a [(f64, u32)],
+    reach: f64,
+}
+
+impl<'a> Iterator for Groups<'a> {
+    type Item = (f64, f64, &'a [(f64, u32)]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (first, _) = self.rest.first()?;
+        let far = |w: &[(f64, u32)]| w[1].0 - self.reach > w[0].0 + self.reach;
+        let n = self.rest.windows(2).position(far).map_or(self.rest.len(), |last| last + 1);
+        let (group, others) = self.rest.split_at(n);
+        self.rest = others;
+        Some((first - self.reach, group[n - 1].0 + self.reach, group))
     }
 }
 

@@ -78,6 +78,22 @@ fn a_gap_between_bells_is_not_normal_however_wide_the_model_is() {
 /// So many that every sample times every vector would take hours.
 const VERY_MANY: usize = 100_000;
 
+/// What this model asks for is eight thousand bytes a vector: refused before anything is allocated. With all vectors of
+/// a file it would be four gigabytes.
+#[test]
+fn bells_that_hardly_die_down_are_not_followed_for_ever() {
+    let vectors: Vec<f64> = (0..VERY_MANY).map(|i| i as f64 * 100.0).collect();
+    let m = bell(&vectors, &vec![1.0; VERY_MANY], 1.0, 1e-300);
+    assert_eq!(normal_intervals(&m), None);
+    // Of few vectors they are known.
+    for n in [1, 10, 60, 63, 64, 100] {
+        let m = bell(&vectors[..n], &vec![1.0; n], 1.0, 1e-300);
+        assert_eq!(normal_intervals(&m).expect("they are known").len(), n);
+        let m = bell(&vectors[..n], &vec![1.0; n], 1.0, 0.0);
+        assert_eq!(normal_intervals(&m).map(|found| found.len()), Some(n));
+    }
+}
+
 #[test]
 fn very_many_vectors_far_apart_give_an_interval_each() {
     let vectors: Vec<f64> = (0..VERY_MANY).map(|i| (i * 7919 % VERY_MANY) as f64).collect();
