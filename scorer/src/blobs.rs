@@ -11,7 +11,9 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, RetryConfig};
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, RetryConfig,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -268,6 +270,14 @@ impl Blobs {
         let mut all: Vec<Listed> = listed.try_collect().await.map_err(|e| self.error(folder, e))?;
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
+    }
+
+    /// The objects of this root itself, not those of folders in it.
+    pub(crate) async fn list_level(&self) -> Result<Vec<Listed>> {
+        let listed =
+            self.store.list_with_delimiter(Some(&self.prefix)).await.map_err(|e| self.error("", e))?;
+        let name = |meta: &ObjectMeta| meta.location.filename().unwrap_or_default().to_owned();
+        Ok(listed.objects.iter().map(|meta| Listed { name: name(meta), size: meta.size }).collect())
     }
 
     /// Makes sure that this root belongs to the store with this id: writes the id where none is yet.

@@ -168,12 +168,10 @@ async fn a_mapped_object_is_the_fetched_one_and_outlives_its_name() {
     assert_eq!(mapped, "content");
 }
 
-/// A service that answers every request after it has read it and waited for so long.
-async fn slow_service(wait: Duration) -> String {
+/// A service that reads every request, waits for so long, and answers: a GET with these parts, such a pause before each.
+async fn slow_service(wait: Duration, parts: usize) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    const ANSWER: &[u8] =
-        b"HTTP/1.1 201 Created\r\nETag: \"1\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
-                            Content-Length: 0\r\nConnection: close\r\n\r\n";
+    const HEAD: &str = "ETag: \"1\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nConnection: close\r\n";
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/devstoreaccount1", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -194,29 +192,55 @@ async fn slow_service(wait: Duration) -> String {
                         return;
                     }
                 }
-                tokio::time::sleep(wait).await;
-                stream.write_all(ANSWER).await.ok();
+                if !seen.starts_with(b"GET ") {
+                    tokio::time::sleep(wait).await;
+                    let answer = format!("HTTP/1.1 201 Created\r\n{HEAD}Content-Length: 0\r\n\r\n");
+                    stream.write_all(answer.as_bytes()).await.ok();
+                    return;
+                }
+                let head = format!("HTTP/1.1 200 OK\r\n{HEAD}Content-Length: {}\r\n\r\n", 4 * parts);
+                stream.write_all(head.as_bytes()).await.ok();
+                for _ in 0..parts {
+                    stream.flush().await.ok();
+                    tokio::time::sleep(wait).await;
+                    stream.write_all(b"part").await.ok();
+                }
             });
         }
     });
     url
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_object_may_take_longer_than_the_usual_request() {
-    let url = slow_service(Duration::from_secs(1)).await;
+/// Blobs of a service at this address, for which a request may take so long.
+fn impatient(url: &str, timeout: &str) -> Blobs {
     let options: BTreeMap<String, String> = [
         ("azure_storage_account_name", "devstoreaccount1"),
         ("azure_storage_account_key", "c2VjcmV0"),
-        ("azure_storage_endpoint", url.as_str()),
+        ("azure_storage_endpoint", url),
         ("azure_allow_http", "true"),
         ("azure_storage_use_emulator", "false"), // whatever the environment says
-        ("azure_timeout", "200ms"),
+        ("azure_timeout", timeout),
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
-    let blobs = Blobs::open("az://container", &options).unwrap();
+    Blobs::open("az://container", &options).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_may_take_longer_than_the_usual_request() {
+    let blobs = impatient(&slow_service(Duration::from_secs(1), 0).await, "200ms");
     let small = blobs.put_create("small", Bytes::from_static(b"one")).await;
     assert!(small.as_ref().is_err_and(Classify::is_transient), "{small:?}");
     assert!(blobs.put_create("large", vec![7; 2 * http::LARGE].into()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_may_take_long_but_not_keep_silent_for_long() {
+    let pause = Duration::from_millis(150);
+    // Ten parts take longer than any request may, but none of them keeps silent for so long.
+    let blobs = impatient(&slow_service(pause, 10).await, "1s");
+    assert_eq!(blobs.get("slow").await.unwrap(), "part".repeat(10));
+    let blobs = impatient(&slow_service(pause * 100, 2).await, "200ms");
+    let silent = blobs.get("silent").await;
+    assert!(silent.as_ref().is_err_and(Classify::is_transient), "{silent:?}");
 }
