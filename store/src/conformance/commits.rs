@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 super::list![
     a_commit_comes_in_batches,
+    a_run_ends_when_its_last_row_is_there,
     a_stream_that_breaks_off_leaves_nothing,
     series_that_do_not_ascend_are_refused,
     a_claim_in_the_middle_fences_or_finds_nothing,
@@ -72,6 +73,20 @@ async fn a_commit_comes_in_batches(store: Arc<dyn Store>) {
     assert_eq!(published(store, "default", span(0, 1)).await, stored, "rows keep their run and time");
     let run = run_row(store, again.run_id).await;
     assert_eq!((run.state, run.counts), (RunState::Succeeded, counts_of(&rows)));
+}
+
+async fn a_run_ends_when_its_last_row_is_there(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    let store = &*s.store;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let (first, second) = ([(s.series[0], Some(0.5), 1)], [(s.series[1], Some(-0.5), 1)]);
+    let task = task(store, "default", span(0, 1), 1).await;
+    let begun = store.now().await.unwrap();
+    let committed = interrupted(store, &task, [&first, &second], || async {}).await;
+    assert_eq!(committed, done(&[first, second].concat(), true));
+    let finished = run_row(store, task.run_id).await.finished_at.unwrap();
+    // The second batch comes 300 ms after the first.
+    assert!(finished >= begun.plus_us(290_000), "from {begun} to {finished}");
 }
 
 async fn a_stream_that_breaks_off_leaves_nothing(store: Arc<dyn Store>) {

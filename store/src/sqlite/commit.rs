@@ -38,8 +38,9 @@ pub(super) fn commit_predictions(
     tx: &Transaction<'_>,
     task: &Task,
     mut items: mpsc::Receiver<Item>,
-    now: Timestamp,
+    clock: impl Fn() -> Timestamp,
 ) -> Result<Committed> {
+    let now = clock();
     if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
         return Ok(Committed::Fenced);
     }
@@ -66,7 +67,8 @@ pub(super) fn commit_predictions(
         )?
         .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
     }
-    end_run(tx, task, &end, now)?;
+    // The rows may have been long in coming.
+    end_run(tx, task, &end, clock())?;
     Ok(Committed::Done { counts: end.counts, state: end.state, changed })
 }
 

@@ -257,7 +257,7 @@ impl Store for SqliteStore {
         let committing = self.committing.clone();
         let stored = self.writer.run(move |conn| {
             let job = |tx: &Transaction<'_>| {
-                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock()))
+                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock))
             };
             connect::transaction(conn, job, |committed| *committed != Committed::Fenced)
         });
