@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes one target (or all) for a number of executions, with a memory limit, on stable Rust.
 #
-#   fuzz/run.sh TARGET|all [RUNS]          TARGET: pickle joblib onnx json parquet_models pack checks manifest
+#   fuzz/run.sh TARGET|all [RUNS]          TARGET: pickle joblib onnx json parquet_models pack checks manifest model
 #
 # Ends with a table: executions, executions a second, edges covered of those there are, inputs kept, most memory. A crash,
 # an input that takes 10 s, an allocation of 512 MB or a process of 1 GB ends it with another status than 0; what did it
@@ -11,7 +11,7 @@
 # when told by name.
 set -euo pipefail
 cd "$(dirname "$0")"
-known=(pickle joblib onnx json parquet_models pack checks manifest)
+known=(pickle joblib onnx json parquet_models pack checks manifest model)
 target=${1:?TARGET or all}
 runs=${2:-100000}
 [ "$target" = all ] && targets=("${known[@]}") || targets=("$target")
