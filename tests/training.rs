@@ -67,7 +67,7 @@ fn killed(servers: &Servers, database: &Database) -> Test {
         service.assert_alive();
         let done = files(&models.join("training"))
             .iter()
-            .any(|f| f.to_string_lossy().ends_with("-chunk-00001.parquet"));
+            .any(|f| f.to_string_lossy().ends_with("-chunk-00000001.parquet"));
         if done { Ok(()) } else { Err("not yet".into()) }
     });
     service.kill();

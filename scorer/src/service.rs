@@ -121,7 +121,6 @@ pub(crate) struct Shared {
     pub(crate) due: watch::Sender<u64>,
     /// Counts up when an interval was scored.
     scored: watch::Sender<u64>,
-    features: Mutex<HashMap<String, Arc<[Feature]>>>,
     /// What was last said of sets and pins that do not fit: not repeated for every interval.
     misfits: Mutex<HashMap<&'static str, String>>,
     snapshot: Mutex<Snapshot>,
@@ -136,7 +135,6 @@ impl Shared {
             sets: Sets::new(loader),
             due: watch::Sender::new(0),
             scored: watch::Sender::new(0),
-            features: Mutex::default(),
             misfits: Mutex::default(),
             snapshot: Mutex::default(),
         }
@@ -146,23 +144,12 @@ impl Shared {
         Duration::from_micros(self.options.tick_us.max(1000).unsigned_abs())
     }
 
-    /// Features of a schedule, whoever made it, as they were when it was last looked at.
+    /// Features of a schedule as they are now: another process may have changed them.
     pub(crate) async fn features(&self, schedule: &str) -> Result<Arc<[Feature]>> {
-        let known = |s: &Self| locked(&s.features).get(schedule).cloned();
-        match known(self) {
-            Some(features) => Ok(features),
-            None => self.features_now(schedule).await,
-        }
-    }
-
-    /// Features of a schedule as they are.
-    pub(crate) async fn features_now(&self, schedule: &str) -> Result<Arc<[Feature]>> {
         let rows = self.store.schedules().await?;
         let row = rows.into_iter().find(|r| r.spec.name == schedule);
         let row = row.ok_or_else(|| ScorerError::usage("schedule", format!("there is no `{schedule}`")))?;
-        let features: Arc<[Feature]> = row.spec.features.into();
-        locked(&self.features).insert(schedule.to_owned(), features.clone());
-        Ok(features)
+        Ok(row.spec.features.into())
     }
 
     /// What a run of this set scores with, the pins as they are now.

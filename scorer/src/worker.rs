@@ -272,12 +272,8 @@ async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<(Run
 
 /// Windows are read, scored and stored at the same time, a few batches of each under way.
 async fn score_once(shared: &Arc<Shared>, task: &Task) -> Result<Option<(RunCounts, RunState)>> {
-    let mut features = shared.features(&task.schedule).await?;
+    let features = shared.features(&task.schedule).await?;
     let table = shared.table(task.model_set).await?;
-    if table.misfit(&features).is_some() {
-        // Another process may have changed the schedule.
-        features = shared.features_now(&task.schedule).await?;
-    }
     if let Some(message) = table.misfit(&features) {
         return Err(ScorerError::Misfit { version: task.model_set, message });
     }

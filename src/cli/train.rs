@@ -166,7 +166,9 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
     };
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
     let kept = display.end();
-    if report.is_err() && kept > 0 {
+    // Wrong use ends before anything is kept, or says itself what becomes of it.
+    let broken = !matches!(report, Ok(Ok(_) | Err(models::ModelError::Usage(_))));
+    if broken && kept > 0 {
         eprintln!("{kept} series are done and kept: the same command goes on from there");
     }
     let report = report??;

@@ -8,8 +8,7 @@ use fleetscore_store::{ScheduleRow, ScheduleSpec, Store};
 
 /// What is wrong with scoring a schedule by a set with these features, in words; `None` where they fit.
 pub fn misfit(version: i64, features: &[String], schedule: &ScheduleSpec) -> Option<String> {
-    let fits = features.iter().map(String::as_str).eq(schedule.features.iter().map(|f| f.as_str()));
-    (!fits).then(|| {
+    (!takes(features, &schedule.features)).then(|| {
         format!(
             "model set {version} takes the features {}, and the setting `features` of the schedule `{}` is {}: {MEND}",
             features.join(", "),
@@ -17,6 +16,11 @@ pub fn misfit(version: i64, features: &[String], schedule: &ScheduleSpec) -> Opt
             listed(&schedule.features)
         )
     })
+}
+
+/// Whether models of these features, by name and in order, take what is given.
+fn takes(features: &[String], given: &[Feature]) -> bool {
+    features.iter().map(String::as_str).eq(given.iter().map(|f| f.as_str()))
 }
 
 /// What to do about it.
@@ -37,9 +41,8 @@ pub async fn check_activation(store: &dyn Store, features: &[String]) -> Result<
 }
 
 fn judge(features: &[String], schedules: &[ScheduleRow]) -> Result<Vec<String>> {
-    let fits =
-        |s: &&ScheduleRow| features.iter().map(String::as_str).eq(s.spec.features.iter().map(|f| f.as_str()));
-    let others: Vec<&ScheduleSpec> = schedules.iter().filter(|s| !fits(s)).map(|s| &s.spec).collect();
+    let others = schedules.iter().map(|s| &s.spec).filter(|s| !takes(features, &s.features));
+    let others: Vec<&ScheduleSpec> = others.collect();
     let set = features.join(", ");
     if others.is_empty() || others.len() < schedules.len() {
         let unfit = |s: &&ScheduleSpec| {
@@ -52,8 +55,8 @@ fn judge(features: &[String], schedules: &[ScheduleRow]) -> Result<Vec<String>> 
         others.iter().map(|s| format!("those of `{}` are {}", s.name, listed(&s.features))).collect();
     Err(ModelError::Usage(format!(
         "the models take the features {set}, and no schedule has these ({}), so that nothing would be scored by them: \
-         give the features that they were made for, or first start the scorer with these as the schedule's `features` \
-         (`--no-activate` makes a set for later)",
+         give the features that they were made for, or first start the scorer with these as the schedule's `features`; \
+         a set can also be made without activating it",
         wanted.join("; ")
     )))
 }

@@ -3,6 +3,7 @@
 mod budget;
 mod read;
 
+use super::features::check_activation;
 use super::format::{Models, Stored};
 use super::naming::is_name;
 use super::registry::{self, NewSet};
@@ -85,6 +86,11 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
     if options.features.is_empty() {
         return Err(ModelError::Usage("setting `features`: at least one is needed".into()));
     }
+    if options.activate {
+        // Before anything is read.
+        check_activation(store, &options.features.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .await?;
+    }
     let mut listed: Vec<Listed> = sources::expand(&options.sources, &options.blob_options)
         .await?
         .into_iter()
@@ -122,7 +128,7 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
         activate: options.activate,
         ..NewSet::default()
     };
-    report.version = registry::add(store, blobs, new).await?;
+    report.version = registry::add(store, blobs, new, std::future::ready(Ok(()))).await?;
     Ok(report)
 }
 

@@ -39,8 +39,14 @@ pub(crate) struct NewSet {
     pub activate: bool,
 }
 
-/// Writes a set's files, the manifest last, and adds its row: nobody sees it before it is complete.
-pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result<i64> {
+/// Writes a set's files, the manifest last, and adds its row: nobody sees it before it is complete. Whether it is still to
+/// be added is asked when everything else is done.
+pub(crate) async fn add(
+    store: &dyn Store,
+    blobs: &Blobs,
+    new: NewSet,
+    still: impl Future<Output = Result<()>> + Send,
+) -> Result<i64> {
     if let Some(problem) = new.entries.problem(new.features.len()) {
         return Err(ModelError::Usage(problem));
     }
@@ -92,6 +98,7 @@ pub(crate) async fn add(store: &dyn Store, blobs: &Blobs, new: NewSet) -> Result
         created_by: new.created_by,
         created_at,
     };
+    still.await?;
     store.add_model_set(&row, &new.failures, new.activate).await?;
     Ok(version)
 }

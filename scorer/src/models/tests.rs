@@ -276,7 +276,9 @@ async fn a_large_set_is_cut_sorted_and_found_by_series() {
     // The store knows some of them, in another order.
     let known: Vec<SeriesName> = (0..100).rev().map(|i| stored(i * 321).name).collect();
     p.store.intern(&known, 1_000_000).await.unwrap();
-    registry::add(&p.store, &p.blobs, new_set((0..COUNT).map(stored))).await.unwrap();
+    registry::add(&p.store, &p.blobs, new_set((0..COUNT).map(stored)), std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let row = p.rows().await.remove(0);
     assert_eq!((row.models, row.refused), (69_930, 70));
     assert_eq!(row.training_rows, Some((1..=i64::from(COUNT)).sum()));
@@ -303,7 +305,9 @@ async fn a_large_set_is_cut_sorted_and_found_by_series() {
 #[tokio::test]
 async fn a_store_that_learnt_its_series_again_gets_each_model_by_name() {
     let p = Place::new().await;
-    registry::add(&p.store, &p.blobs, new_set((0..60).map(stored))).await.unwrap();
+    registry::add(&p.store, &p.blobs, new_set((0..60).map(stored)), std::future::ready(Ok(())))
+        .await
+        .unwrap();
     let row = p.rows().await.remove(0);
     let before = load(&p.blobs, &p.store, &row).await.unwrap();
     // Restored from before the import; half of the series were learnt again, backwards and after others.
@@ -330,7 +334,7 @@ async fn a_store_that_learnt_its_series_again_gets_each_model_by_name() {
 #[tokio::test]
 async fn two_models_for_one_series_and_other_features_are_no_set() {
     let p = Place::new().await;
-    let add = |new| registry::add(&p.store, &p.blobs, new);
+    let add = |new| registry::add(&p.store, &p.blobs, new, std::future::ready(Ok(())));
     let e = add(new_set([stored(1), stored(2), stored(1)])).await.unwrap_err();
     assert!(e.domain() == Domain::User && e.to_string().contains("d0/s1 has two models"), "{e}");
     let mut two = around(1.0);
@@ -364,7 +368,7 @@ async fn check_rows_are_the_exporters_and_a_decision_that_differs_is_named() {
     let given = vec![(vec![1.25], 99.0), (vec![3.5], 99.0), (vec![4.0], 99.0)];
     let entry = format::Stored { checks: given, ..stored(1) };
     let new = registry::NewSet { note: Some("by hand".into()), ..new_set([entry, stored(2)]) };
-    registry::add(&p.store, &p.blobs, new).await.unwrap();
+    registry::add(&p.store, &p.blobs, new, std::future::ready(Ok(()))).await.unwrap();
     let mut row = p.rows().await.remove(0);
     assert_eq!(row.note.as_deref(), Some("by hand"));
     let mut found = verify(&p.blobs, &row).await.unwrap().manifest;
@@ -394,7 +398,7 @@ async fn check_rows_are_the_exporters_and_a_decision_that_differs_is_named() {
 async fn a_changed_manifest_is_noticed_whatever_changed() {
     let p = Place::new().await;
     let new = registry::NewSet { created_by: "ann".into(), ..new_set((0..3).map(stored)) };
-    registry::add(&p.store, &p.blobs, new).await.unwrap();
+    registry::add(&p.store, &p.blobs, new, std::future::ready(Ok(()))).await.unwrap();
     let row = p.rows().await.remove(0);
     let path = p.blobs.local_root().unwrap().join(&row.path).join("manifest.json");
     let good = std::fs::read_to_string(&path).unwrap();

@@ -213,12 +213,18 @@ impl File {
     async fn verdict(&mut self) -> Result<Verdict> {
         let verdict = self.source.verdict();
         let name = self.source.file_name.as_str();
-        if verdict != Verdict::Read || self.series.is_some() || self.many {
-            let other = self.series.is_none() && !self.source.explicit && naming::is_other(name);
-            return Ok(if other && verdict == Verdict::Read { Self::other() } else { verdict });
+        if verdict == Verdict::Read && !self.source.explicit && naming::is_other(name) {
+            // `model_1_1.sha256` beside `model_1_1` is of the pattern by accident, unless it is a model after all.
+            let beside = match self.series {
+                None => true,
+                Some(_) => self.source.head().await?.is_ok_and(|head| formats::recognise(&head).is_none()),
+            };
+            if beside {
+                return Ok(Verdict::Skipped("is no file of models by its name".into()));
+            }
         }
-        if !self.source.explicit && naming::is_other(name) {
-            return Ok(Self::other());
+        if verdict != Verdict::Read || self.series.is_some() || self.many {
+            return Ok(verdict);
         }
         let head = match self.source.head().await? {
             Ok(head) => head,
@@ -238,10 +244,6 @@ impl File {
                 "{why}, and it is {format}: rename it, or name its series in a list"
             )),
         })
-    }
-
-    fn other() -> Verdict {
-        Verdict::Skipped("is no file of models by its name".into())
     }
 
     /// Refuses the file as a whole.

@@ -92,10 +92,21 @@ fn entries(text: &str) -> std::result::Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-/// Folders of blob storage that lists name files in: each is listed once, however many files it is.
+/// Objects of a folder that are asked for one by one, before all of it is listed.
+const ONE_BY_ONE: usize = 16;
+
+/// Folders of blob storage that lists name files in.
 struct Folders<'a> {
     options: &'a BTreeMap<String, String>,
-    known: HashMap<String, (Blobs, HashMap<String, u64>)>,
+    known: HashMap<String, Folder>,
+}
+
+struct Folder {
+    root: Blobs,
+    /// How many objects were asked for.
+    asked: usize,
+    /// The sizes of all its objects, once they were listed: however many a list names, that happens once.
+    sizes: Option<HashMap<String, u64>>,
 }
 
 impl Folders<'_> {
@@ -121,10 +132,17 @@ impl Folders<'_> {
         };
         if !self.known.contains_key(folder) {
             let root = Blobs::open(folder, self.options)?;
-            let sizes = root.list("").await?.into_iter().map(|l| (l.name, l.size)).collect();
-            self.known.insert(folder.to_owned(), (root, sizes));
+            self.known.insert(folder.to_owned(), Folder { root, asked: 0, sizes: None });
         }
-        let Some((root, sizes)) = self.known.get(folder) else { return Ok(None) };
+        let Some(Folder { root, asked, sizes }) = self.known.get_mut(folder) else { return Ok(None) };
+        *asked += 1;
+        if sizes.is_none() && *asked <= ONE_BY_ONE {
+            return Ok(object::one(root, name, url).await?);
+        }
+        let sizes = match sizes {
+            Some(sizes) => sizes,
+            None => sizes.insert(root.list_level().await?.into_iter().map(|l| (l.name, l.size)).collect()),
+        };
         Ok(sizes.get(name).map(|size| Source {
             path: url.to_owned(),
             file_name: name.to_owned(),

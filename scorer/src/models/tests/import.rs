@@ -205,7 +205,7 @@ async fn what_may_be_a_model_and_is_none_stops_the_import_of_a_folder() {
         ("packed", &fixture_of("compressed.gzip.joblib"), "and it is joblib"),
         ("graph", &fixture_of("rbf.onnx"), "and it is onnx"),
         ("a.onnx", b"nothing", "not of the pattern"),
-        ("model_a_2.txt", b"notes", "offset"),
+        ("model_a_2.txt", b"\x80\x04notes", "offset"),
         ("model_a_2", b"", "offset 0"),
     ] {
         let p = Place::new().await;
@@ -230,8 +230,10 @@ async fn what_is_plainly_something_else_is_skipped_and_told() {
         text.extend_from_slice(b"not gzip, whatever it says");
         text
     };
-    let others: [(&str, &[u8]); 8] = [
+    let others: [(&str, &[u8]); 10] = [
         ("README", b"{}"),
+        ("model_a_1.sha256", b"0a1b"),
+        ("model_a_1.csv", b"x,y"),
         ("LICENSE.txt", b""),
         ("notes.csv", b"a,b"),
         ("_SUCCESS", b""),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! models/training/<job>/job.json                     what it is, and the range of windows it began with
-//! models/training/<job>/<id>-chunk-00000.parquet     the first chunk: series by series a model, or why there is none
+//! models/training/<job>/<id>-chunk-00000000.parquet  the first chunk: series by series a model, or why there is none
 //! ```
 //!
 //! `<job>` is a digest of everything that decides the result: options, source, store, version of the program. `<id>`
@@ -13,7 +13,8 @@
 //!
 //! **Two at once.** Whoever opens a job writes itself into `job.json` and goes on with it; who was there before finds
 //! that out when it keeps its next chunk, and ends with an error. So a killed training is gone on with at once (nobody
-//! waits for a lease), and of two at the same time one makes the set.
+//! waits for a lease), and of two at the same time one makes the set, unless the other one begins in the moment in which
+//! the set is added.
 //!
 //! **Leftovers.** Objects of other beginnings and chunks that cannot be read go when a job is opened, all of a job when
 //! its set is there, and what nobody went on with for [`ABANDONED_US`] when the next long training begins.
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Version of the layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The object that describes a job.
 const DESCRIPTION: &str = "job.json";
 /// Where all jobs are.
@@ -248,7 +249,14 @@ impl Job {
             blocking(move || encoding.encode().map_err(|e| ModelError::Internal(e.to_string()))).await?;
         self.confirm().await?;
         match self.blobs.put_immutable(&self.object(self.chunks), bytes).await {
-            // Whoever had the job before us was just putting it.
+            // Whoever had the job before us was just putting it, and has ended since.
+            Err(BlobError::Exists { .. }) if self.is_held().await? => {
+                return Err(ModelError::Usage(
+                    "another training with the same options was at the same series at this moment: the same command \
+                     goes on from there"
+                        .into(),
+                ));
+            }
             Err(BlobError::Exists { .. }) => return Err(at_once()),
             put => put?,
         }
@@ -284,7 +292,7 @@ impl Job {
     }
 
     fn object(&self, chunk: usize) -> String {
-        format!("{}/{}-chunk-{chunk:05}.parquet", self.folder, self.about.id)
+        format!("{}/{}-chunk-{chunk:08}.parquet", self.folder, self.about.id)
     }
 
     /// `None` where it is missing or cannot be read.

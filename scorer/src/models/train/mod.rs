@@ -26,6 +26,7 @@ mod parquet;
 mod sample;
 mod windows;
 
+use super::features::check_activation;
 use super::format::{Models, Stored};
 use super::registry::{self, NewSet, blocking};
 use super::{DEFAULT_PATTERN, ModelError, Result};
@@ -364,6 +365,11 @@ fn passes(mut listed: &[Listed], options: &TrainOptions) -> usize {
 pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> Result<TrainReport> {
     options.check()?;
     let options = &Arc::new(options.clone());
+    if options.activate {
+        // Before hours of work.
+        check_activation(store, &options.features.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .await?;
+    }
     let (mut source, mut listed, mut range, fingerprint) = if options.parquet.is_empty() {
         let range = windows::range(store, options).await?;
         let listed = windows::series(store, options).await?;
@@ -496,10 +502,13 @@ impl Training<'_> {
                 max_series: self.options.max_series,
                 activate: self.options.activate,
             };
-            if let Some(job) = &self.job {
-                job.confirm().await?;
-            }
-            registry::add(store, blobs, new).await
+            let still_ours = async {
+                match &self.job {
+                    Some(job) => job.confirm().await,
+                    None => Ok(()),
+                }
+            };
+            registry::add(store, blobs, new, still_ours).await
         };
         // A store that did not answer is no reason to fit everything again.
         if let Some(job) = &self.job

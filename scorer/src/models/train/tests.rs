@@ -152,7 +152,7 @@ async fn other_options_a_restart_and_a_broken_chunk_begin_where_they_must() {
     let kept = p.blobs.list("models/training").await.unwrap();
     assert!(kept.len() >= 4, "{kept:?}");
     // The second chunk is damaged: what is behind it is made again too.
-    let path = p.blobs.path(&kept.iter().find(|o| o.name.ends_with("chunk-00001.parquet")).unwrap().name);
+    let path = p.blobs.path(&kept.iter().find(|o| o.name.ends_with("chunk-00000001.parquet")).unwrap().name);
     p.blobs.store.put(&path, "not what it was".into()).await.unwrap();
     interrupted(&p, &options, 8).await;
     let report = train(&p.store, &p.blobs, &options).await.unwrap();
