@@ -54,7 +54,10 @@ impl Kafka {
         .expect("the broker's properties");
         let id = super::data::base64_url_16(&format!("{port}-{}", std::process::id()));
         let formatted = Command::new("java")
-            .args(["-cp", &libs, "kafka.tools.StorageTool", "format", "-t", &id, "-c"])
+            .args(["-cp", &libs, "kafka.tools.StorageTool", "format"])
+            // In one word: an id may begin with a dash.
+            .arg(format!("--cluster-id={id}"))
+            .arg("--config")
             .arg(&properties)
             .output()
             .expect("java starts");
