@@ -2,6 +2,7 @@
 
 use fleetscore_formats::Limits;
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Allocations of any kind that do not depend on the input: tables, messages, buffers of decoders.
@@ -63,8 +64,16 @@ pub fn bounded<T>(input: usize, multiple: usize, always: usize, f: impl FnOnce()
     result
 }
 
+/// libFuzzer's crate ends the process at every panic. One that is caught, as the Parquet library's are, must not: others
+/// still end it, as they reach libFuzzer.
+fn let_panics_be_caught() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|info| eprintln!("{info}"))));
+}
+
 /// Reads all models of a file under a name of the format, one after the other; each must be valid and decide.
 pub fn models(data: &[u8], file_name: &str, multiple: usize, always: usize) {
+    let_panics_be_caught();
     let input = bytes::Bytes::copy_from_slice(data);
     bounded(data.len(), multiple, always, || {
         let Ok((_, models)) = fleetscore_formats::open(input, file_name, &Limits::default()) else { return };

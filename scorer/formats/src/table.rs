@@ -6,8 +6,11 @@ use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray
 use arrow::compute::cast;
 use arrow::datatypes::{ArrowNativeType, DataType, Field, Float64Type, SchemaRef, UInt64Type};
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::file::metadata::ParquetMetaData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Rows of a batch: few enough that a batch of large models is small, too.
@@ -67,18 +70,33 @@ impl Models {
             return Err(FormatError::TooLarge { limit: limits.max_table_bytes });
         }
         let size = bytes.len();
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| damaged(&e))?;
+        // What Arrow adds to a file's own types is not needed.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = contained(|| ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options));
+        let builder = builder.map_err(|e| damaged(&e))?;
         within_reason(builder.metadata(), size, limits)?;
         let single_precision = check_columns(builder.schema())?;
-        let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|e| damaged(&e))?;
+        let reader = contained(|| builder.with_batch_size(BATCH_ROWS).build()).map_err(|e| damaged(&e))?;
         Ok(Self { reader, batch: None, row: 0, entry: 0, single_precision, done: false })
     }
 
     fn next_batch(&mut self) -> Result<Option<Batch>, String> {
-        match self.reader.next() {
+        match contained(|| self.reader.next().transpose())? {
             None => Ok(None),
-            Some(Ok(batch)) => Batch::of(&batch).map(Some),
-            Some(Err(e)) => Err(e.to_string()),
+            Some(batch) => Batch::of(&batch).map(Some),
+        }
+    }
+}
+
+/// Calls the library's reader, which panics where some kinds of damage meet it (fuzzing found two). What it was in the
+/// middle of is not used after that.
+fn contained<T, E: std::fmt::Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+            Err(format!("the reader gave up: {text}"))
         }
     }
 }

@@ -419,6 +419,17 @@ fn a_cut_or_changed_file_never_panics_and_gives_only_valid_models() {
     }
 }
 
+/// Found by fuzzing: the Parquet library panics over the definition levels of the one, and over what Arrow adds of its own
+/// types in the other, which is not needed.
+#[test]
+fn a_panic_of_the_parquet_library_is_a_damaged_file() {
+    let damaged = read(&fixture("damaged/levels.parquet"), "x");
+    assert!(damaged.is_err() || damaged.is_ok_and(|found| found.iter().any(|f| f.is_err())));
+    for found in read(&fixture("damaged/schema.parquet"), "x").into_iter().flatten().flatten() {
+        found.model.validate().unwrap();
+    }
+}
+
 #[test]
 fn many_models_in_one_file_are_handed_out_one_by_one() {
     // The second half would not be read at all.
