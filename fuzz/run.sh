@@ -25,13 +25,20 @@ export CARGO_TARGET_DIR=${FUZZ_TARGET_DIR:-${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 cargo build -q "${targets[@]/#/--bin=}" --target "$host"
 
 fuzz() {
-    local target=$1 seeds=seeds/$1 log=work/$1.log
-    case $target in
-        pickle | joblib | onnx | json | parquet_models) seeds=../scorer/formats/tests/data ;;
-    esac
+    local target=$1 log=work/$1.log data=../scorer/formats/tests/data seeds=()
     mkdir -p "work/$target" work/crashes
+    # Those of its own format: what another one takes of the time is another target's.
+    case $target in
+        pickle) seeds=("$data"/*.pkl) ;;
+        joblib) seeds=("$data"/*.joblib "$data"/*.pkl) ;;
+        onnx) seeds=("$data"/*.onnx) ;;
+        json) seeds=("$data"/*.json*) ;;
+        parquet_models) seeds=("$data"/*.parquet "$data"/damaged/*.parquet) ;;
+        *) seeds=("seeds/$target"/*) ;;
+    esac
+    (IFS=, && printf '%s' "${seeds[*]}") >"work/$target.seeds"
     if ! "$CARGO_TARGET_DIR/$host/debug/$target" -runs="$runs" -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=65536 \
-        -timeout=10 -print_final_stats=1 -artifact_prefix=work/crashes/ "work/$target" "$seeds" >"$log" 2>&1; then
+        -timeout=10 -print_final_stats=1 -artifact_prefix=work/crashes/ -seed_inputs="@work/$target.seeds" "work/$target" >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         printf '%s: stopped; see fuzz/%s\n' "$target" "$log" >&2
         return 1
