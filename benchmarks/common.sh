@@ -6,6 +6,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 
+# Help needs no build where it would be the first: what the script says of itself.
+case " $* " in *" --help "*) if [ -z "${FLEETSCORE_BENCH_BINS:-}" ]; then sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0; fi ;; esac
+
 # build NAME: the binary and the benchmark of this name, in one go so that both use the same packages.
 build() {
     local wanted=()

@@ -45,7 +45,7 @@ fuzz() {
     fi
     local stat='s/^stat::\([a-z_]*\): *\([0-9]*\)$/\1 \2/p'
     local done edges
-    done=$(grep -E '^#[0-9]+[[:space:]]+DONE' "$log")
+    done=$(grep -aE '^#[0-9]+[[:space:]]+DONE' "$log")
     edges=$(sed -n 's/.*Loaded 1 PC tables (\([0-9]*\) PCs).*/\1/p' "$log")
     sed -n "$stat" "$log" | awk -v t="$target" -v edges="$edges" -v covered="$(sed 's/.* cov: \([0-9]*\).*/\1/' <<<"$done")" \
         -v kept="$(sed 's/.* corp: \([0-9]*\).*/\1/' <<<"$done")" '

@@ -84,8 +84,8 @@ impl Classify for ScorerError {
             Self::Blob(e) => e.domain(),
             Self::Publish(e) => e.domain(),
             Self::Usage { .. } | Self::Misfit { .. } => Domain::User,
-            Self::ModelSet { transient: true, .. } => Domain::External,
-            Self::ModelSet { .. } | Self::Internal(_) => Domain::Internal,
+            Self::ModelSet { .. } => Domain::External,
+            Self::Internal(_) => Domain::Internal,
         }
     }
 

@@ -91,7 +91,7 @@ impl ModelFiles {
             }
         }
         if files.models == 0 && !files.refused.is_empty() {
-            return Err(ModelError::Refused { refused: files.refused });
+            return Err(ModelError::Refused { refused: files.refused, skipped: Vec::new() });
         }
         if files.models == 0 {
             return Err(ModelError::Usage(format!(

@@ -58,11 +58,20 @@ pub(super) async fn run(args: Args, context: &Context, store: &dyn Store, blobs:
     let spinner = output::Spinner::start("importing");
     let report = context.shutdown.unless(models::import(store, blobs, &options)).await;
     drop(spinner);
-    let report = report?.map_err(|e| match e {
-        // The command was right; the work on these files failed.
-        models::ModelError::Refused { .. } => Fail::work(e.to_string()),
-        other => other.into(),
-    })?;
+    let report = match report? {
+        Err(models::ModelError::Refused { refused, skipped }) => {
+            // The command was right; the work on these files failed.
+            let n = refused.len();
+            let nothing = ImportReport { refused, skipped, ..ImportReport::default() };
+            if args.json {
+                output::print(&as_json(&nothing, false).to_string());
+            } else {
+                passed_over(&nothing);
+            }
+            return Err(Fail::work(format!("{n} of the files cannot be imported, and nothing was changed")));
+        }
+        report => report?,
+    };
     if args.json {
         output::print(&as_json(&report, options.activate).to_string());
     } else {
@@ -71,7 +80,7 @@ pub(super) async fn run(args: Args, context: &Context, store: &dyn Store, blobs:
     Ok(if report.refused.is_empty() { Done::All } else { Done::Partly })
 }
 
-fn words(report: &ImportReport, active: bool) {
+fn passed_over(report: &ImportReport) {
     for (path, why) in report.refused.iter().take(SHOWN) {
         eprintln!("refused {path}: {why}");
     }
@@ -80,6 +89,10 @@ fn words(report: &ImportReport, active: bool) {
         eprintln!("skipped {path}: it {why}");
     }
     more(report.skipped.len(), "skipped");
+}
+
+fn words(report: &ImportReport, active: bool) {
+    passed_over(report);
     if report.single_precision > 0 {
         let n = report.single_precision;
         eprintln!(
@@ -110,7 +123,7 @@ fn as_json(report: &ImportReport, active: bool) -> serde_json::Value {
     let formats: serde_json::Map<String, serde_json::Value> =
         report.formats.iter().map(|(f, n)| (f.name().to_owned(), json!(n))).collect();
     json!({
-        "version": report.version,
+        "version": (report.version > 0).then_some(report.version),
         "imported": report.imported,
         "refused": listed(&report.refused),
         "skipped": listed(&report.skipped),

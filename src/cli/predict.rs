@@ -31,7 +31,8 @@ pub(super) struct Args {
     /// How a file's name (without extension) tells its series; split at the last `_` where that is not clear.
     #[arg(long, default_value = "model_{device}_{sensor}")]
     pattern: String,
-    /// A file with columns ts or timestamp, device, sensor, value or val, in any case and order; `-` is standard input.
+    /// A file with columns ts, timestamp or window_start, device, sensor, and the features (a single one may be called value
+    /// or val), in any case and order; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     csv: PathBuf,
     /// The file to write, with columns TS, Device, Sensor, Val, Prediction (1 = anomaly), decision, status,

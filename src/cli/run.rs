@@ -94,7 +94,17 @@ fn print(args: &Args, report: &RangeReport) {
         output::print(&value.to_string());
         return;
     }
-    let headings = ["interval", "state", "scored", "anomalies", "no_data", "no_model", "model_error", "note"];
+    let headings = [
+        "interval",
+        "state",
+        "scored",
+        "anomalies",
+        "no_data",
+        "no_model",
+        "model_error",
+        "input_invalid",
+        "note",
+    ];
     output::print(&output::table(&headings, report.intervals.iter().map(interval_row)));
     for change in report.intervals.iter().flat_map(|i| i.changes.iter().map(move |c| change_text(i, c))) {
         output::print(&change);
@@ -117,6 +127,7 @@ fn interval_row(i: &RangeInterval) -> Vec<String> {
         c.no_data.to_string(),
         c.no_model.to_string(),
         c.model_error.to_string(),
+        c.input_invalid.to_string(),
         i.error.clone().unwrap_or_default(),
     ]
 }

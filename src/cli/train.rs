@@ -166,8 +166,9 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
     };
     let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
     let kept = display.end();
-    // Wrong use ends before anything is kept, or says itself what becomes of it.
-    let broken = !matches!(report, Ok(Ok(_) | Err(models::ModelError::Usage(_))));
+    // Wrong use ends before anything is kept, and what came to nothing says itself what becomes of it.
+    use models::ModelError::{Failed, Usage};
+    let broken = !matches!(report, Ok(Ok(_) | Err(Usage(_) | Failed(_))));
     if broken && kept > 0 {
         eprintln!("{kept} series are done and kept: the same command goes on from there");
     }

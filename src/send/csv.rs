@@ -39,10 +39,11 @@ pub(crate) fn open(path: &Path) -> Result<CsvReadings<Box<dyn Read + Send>>, Fai
     CsvReadings::new(name, input)
 }
 
-/// The places of columns in a header, each by any of its names, in any case.
+/// The places of columns in a header, each by any of its names, in any case; of several names that are there, the one that
+/// comes first in the list.
 ///
 /// # Errors
-/// A user error naming the file where the header is empty or a column is missing.
+/// A user error naming the file where the header is empty, a column is missing, or two have the same name.
 pub(crate) fn places(
     file: &str,
     headers: &csv::StringRecord,
@@ -54,13 +55,21 @@ pub(crate) fn places(
         )));
     }
     let column = |names: &&[&str]| {
-        let named = |h: &str| {
-            names.contains(&h.trim().trim_start_matches('\u{feff}').trim().to_ascii_lowercase().as_str())
-        };
-        headers.iter().position(named).ok_or_else(|| {
-            let there = headers.iter().collect::<Vec<_>>().join(", ");
-            Fail::user(format!("--csv: `{file}` has no column {} (it has {there})", names.join(" or ")))
-        })
+        for name in *names {
+            let named = |h: &&str| h.trim().trim_start_matches('\u{feff}').trim().eq_ignore_ascii_case(name);
+            let mut found = headers.iter().enumerate().filter(|(_, h)| named(h)).map(|(at, _)| at);
+            match (found.next(), found.next()) {
+                (Some(at), None) => return Ok(at),
+                (Some(_), Some(_)) => {
+                    return Err(Fail::user(format!(
+                        "--csv: `{file}` has two columns `{name}`: which is meant?"
+                    )));
+                }
+                (None, _) => {}
+            }
+        }
+        let there = headers.iter().collect::<Vec<_>>().join(", ");
+        Err(Fail::user(format!("--csv: `{file}` has no column {} (it has {there})", names.join(" or "))))
     };
     wanted.iter().map(column).collect()
 }
@@ -132,6 +141,7 @@ mod tests {
         for (text, part) in [
             ("", "has no first line; it names the columns"),
             ("\n\n", "has no first line"),
+            ("ts,device,sensor,value,Value\n", "has two columns `value`"),
             ("device,sensor,ts\n", "no column value or val (it has device, sensor, ts)"),
             ("ts,device,sensor,value\n2018,1,2,3\n", "line 2: `2018` is not a time"),
             (

@@ -136,6 +136,7 @@ fn other_files_are_named() {
         (b"PAR1".to_vec(), "x", "no sound Parquet"),
         (fixture("refused_pca.onnx"), "x.onnx", "before the SVM"),
         (fixture("refused_svc.onnx"), "x", "SVMClassifier"),
+        (fixture("refused_svr.onnx"), "x", "it is a regression"),
     ] {
         let text = why(&bytes, name);
         assert!(text.contains(wanted), "{wanted}: {text}");

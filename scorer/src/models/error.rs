@@ -26,7 +26,12 @@ pub enum ModelError {
     Refused {
         /// Each file with the reason, which completes the sentence that the path begins.
         refused: Vec<(String, String)>,
+        /// What else was passed over, likewise.
+        skipped: Vec<(String, String)>,
     },
+    /// The work came to nothing: no model could be trained, or somebody else does it.
+    #[error("{0}")]
+    Failed(String),
     /// A stored set is not what was written.
     #[error(
         "model set {version} in `{path}` is damaged: {what}; activate another one, or import or train again"
@@ -67,7 +72,9 @@ impl Classify for ModelError {
         match self {
             Self::Store(e) => e.domain(),
             Self::Blob(e) => e.domain(),
-            Self::Usage(_) | Self::Refused { .. } | Self::Damaged { .. } => Domain::User,
+            Self::Usage(_) => Domain::User,
+            // The command was right; the work on these files or rows came to nothing.
+            Self::Refused { .. } | Self::Damaged { .. } | Self::Failed(_) => Domain::External,
             Self::Internal(_) => Domain::Internal,
         }
     }

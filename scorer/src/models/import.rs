@@ -59,7 +59,7 @@ impl Default for ImportOptions {
 }
 
 /// What became of an import.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImportReport {
     /// Version of the new set.
     pub version: i64,
@@ -101,24 +101,24 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
     }
     let mut all = All::default();
     read::read_all(listed, expected.clone(), |file| all.add(file, &expected)).await?;
-    let (entries, mut report) = all.one_a_series();
+    let (entries, mut report, of) = all.one_a_series();
     let imported = report.imported;
     if !report.refused.is_empty() && (imported == 0 || !options.allow_partial) {
-        return Err(ModelError::Refused { refused: report.refused });
+        return Err(ModelError::Refused { refused: report.refused, skipped: report.skipped });
     }
     if imported == 0 {
         let named: Vec<&str> = options.sources.iter().chain(&options.lists).map(String::as_str).collect();
         let hint = format!("no file with a name like `{}` in {}", options.pattern, named.join(", "));
         return Err(ModelError::Usage(format!("there is no model to import: {hint}")));
     }
-    let failure = |(source, reason): &(String, String)| ModelFailure {
-        series: None,
+    let failure = |((source, reason), series): (&(String, String), &Option<SeriesName>)| ModelFailure {
+        series: series.clone(),
         source: source.clone(),
         reason: reason.clone(),
     };
     let new = NewSet {
         entries,
-        failures: report.refused.iter().map(failure).collect(),
+        failures: report.refused.iter().zip(&of).map(failure).collect(),
         features: options.features.clone(),
         pattern: options.pattern.clone(),
         origin: "import",
@@ -189,8 +189,9 @@ impl All {
         }
     }
 
-    /// One entry for each series; several models for one are refused, all of them.
-    fn one_a_series(mut self) -> (Models, ImportReport) {
+    /// One entry for each series; several models for one are refused, all of them. Beside it, the series of everything that
+    /// is refused, where it has one.
+    fn one_a_series(mut self) -> (Models, ImportReport, Vec<Option<SeriesName>>) {
         let mut report = ImportReport {
             version: 0,
             imported: 0,
@@ -199,6 +200,7 @@ impl All {
             single_precision: 0,
             formats: BTreeMap::new(),
         };
+        let mut of = vec![None; report.refused.len()];
         let models = &self.candidates.models;
         let mut order: Vec<u32> = (0..models.len() as u32).collect();
         // Stable: files stay in order, and so do their entries.
@@ -215,8 +217,10 @@ impl All {
                     twice.insert(*one, None);
                     report.refused.push((self.place(*one), reason(first)));
                 }
+                of.resize(report.refused.len(), Some(name));
             } else if let Some(reason) = models.refusal(first as usize) {
                 report.refused.push((self.place(first), reason.to_owned()));
+                of.push(Some(models.name(first as usize)));
             } else {
                 report.imported += 1;
                 report.single_precision += usize::from(self.candidates.places[first as usize].1);
@@ -226,7 +230,7 @@ impl All {
             }
         }
         if twice.is_empty() {
-            return (self.candidates.models, report);
+            return (self.candidates.models, report, of);
         }
         let mut entries = Models::default();
         for i in 0..models.len() {
@@ -239,7 +243,7 @@ impl All {
                 }
             }
         }
-        (entries, report)
+        (entries, report, of)
     }
 }
 

@@ -37,7 +37,8 @@ impl Lines {
         let mut wanted: Vec<&[&str]> = vec![&["ts", "timestamp", "window_start"], &["device"], &["sensor"]];
         match features {
             [one] => {
-                first = ["value", "val", one.as_str()];
+                // A column of the feature's own name before those that may stand for any.
+                first = [one.as_str(), "value", "val"];
                 wanted.push(&first);
                 Ok(Self::with(places(name, headers, &wanted)?, reader))
             }
@@ -332,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn a_column_of_the_features_own_name_comes_before_one_that_may_stand_for_any() {
+        for header in ["ts,device,sensor,value,MEAN", "ts,device,sensor,val,mean"] {
+            let (out, _, _) = predict(&format!("{header}\n1,press-9,temp,2,99\n"));
+            assert_eq!(out, ["1,press-9,temp,99.0,,,no_model,"], "{header}");
+        }
+        let twice = lines("ts,device,sensor,mean,mean\n", &[Feature::Mean]).err().map(|e| e.to_string());
+        assert!(twice.is_some_and(|e| e.contains("two columns `mean`")));
+    }
+
+    #[test]
     fn every_line_becomes_a_row_in_its_place_and_times_stay_as_they_are() {
         let text = "Value , SENSOR,Device,TS,more\n\
                     1e9, temp ,press-1,\"yesterday, about 5\",x\n\
@@ -475,7 +486,7 @@ mod tests {
         assert!(lines(header, &[Feature::Mean]).is_ok());
         assert!(lines(header, &[Feature::Mean, Feature::Stddev]).is_ok());
         let error = |features: &[Feature]| lines(header, features).err().unwrap().to_string();
-        assert!(error(&[Feature::Max]).contains("no column value or val or max"));
+        assert!(error(&[Feature::Max]).contains("no column max or value or val"));
         assert!(error(&[Feature::Mean, Feature::Max]).contains("no column max"));
         assert!(lines("", &[Feature::Mean]).err().unwrap().to_string().contains("no first line"));
     }

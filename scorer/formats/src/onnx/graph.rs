@@ -196,19 +196,27 @@ impl<'a> Graph<'a> {
         Ok((affine, names))
     }
 
-    /// Marks what makes labels of the decisions; anything else that uses them is refused.
+    /// Marks what makes labels of the decisions; anything else that uses them is refused, and so is a regression, whose
+    /// graph is the same but for the signs that are taken of a one-class machine's decisions.
     pub(super) fn only_labels_after(&mut self, svm: usize) -> Result<()> {
         let mut open = self.nodes[svm].outputs.clone();
+        let mut one_class = self.nodes[svm].integer("one_class")? == Some(1);
         while let Some(name) = open.pop() {
             for node in self.nodes.iter_mut().filter(|n| !n.seen && n.inputs.contains(&name)) {
                 if !(node.domain.is_empty() && matches!(node.op, "Cast" | "Identity" | "Sign")) {
                     return Err(node.refused("behind the SVM, which changes its decisions"));
                 }
                 node.seen = true;
+                one_class |= node.op == "Sign";
                 open.extend(&node.outputs);
             }
         }
-        Ok(())
+        match one_class {
+            true => Ok(()),
+            false => Err(OnnxError::Graph(
+                "takes no `Sign` of what its `SVMRegressor` says, as exports of a OneClassSVM do: it is a regression".into(),
+            )),
+        }
     }
 
     /// Every node must have been found on the way.

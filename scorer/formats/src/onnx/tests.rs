@@ -46,8 +46,13 @@ fn node(domain: &str, op: &str, inputs: &[&str], output: &str, attributes: &[Vec
 /// A linear machine of one support vector on `input`.
 fn svm(input: &str, vector: &[f32]) -> Vec<u8> {
     let count = [field(1, b"n_supports"), integer(3, 1)].concat();
-    let attributes =
-        [count, floats("coefficients", &[1.0]), floats("support_vectors", vector), floats("rho", &[-0.5])];
+    let attributes = [
+        count,
+        [field(1, b"one_class"), integer(3, 1)].concat(),
+        floats("coefficients", &[1.0]),
+        floats("support_vectors", vector),
+        floats("rho", &[-0.5]),
+    ];
     node(ML, "SVMRegressor", &[input], "decision", &attributes)
 }
 

@@ -23,7 +23,7 @@ from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, Int64T
 from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
-from sklearn.svm import SVC, OneClassSVM
+from sklearn.svm import SVC, SVR, OneClassSVM
 
 HERE = pathlib.Path(__file__).parent
 rng = np.random.default_rng(11)
@@ -102,6 +102,8 @@ onnx("refused_pca.onnx", make_pipeline(PCA(1), OneClassSVM(nu=0.1)).fit(TWO), TW
 onnx("min_max.onnx", scaled(TWO, MinMaxScaler(), nu=0.1), TWO)
 svc = SVC(probability=False).fit(TWO, TWO[:, 1] > 0)
 (HERE / "refused_svc.onnx").write_bytes(to_onnx(svc, TWO[:1].astype(np.float32)).SerializeToString())
+svr = make_pipeline(StandardScaler(), SVR()).fit(TWO, TWO[:, 0])
+(HERE / "refused_svr.onnx").write_bytes(to_onnx(svr, TWO[:1].astype(np.float32)).SerializeToString())
 
 # --- plain numbers ------------------------------------------------------------------------------------------------------
 docs = (HERE / "../../../../docs/models.md").read_text()

@@ -10,6 +10,7 @@ use crate::models::{ModelError, Result};
 use bytes::Bytes;
 use fleetscore_formats::{self as formats, Format, Found, Limits, Refused};
 use fleetscore_kernel::Model;
+use fleetscore_pack::MAX_NAME;
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::window::Feature;
 use futures::{StreamExt, TryStreamExt};
@@ -328,6 +329,14 @@ impl File {
             None if entry.is_none() => self.stem.clone(),
             None => self.expected.pattern.name(&series),
         };
+        if model.len() > MAX_NAME || model.chars().any(char::is_control) {
+            let why = format!(
+                "has a name of {} bytes, or with control characters: at most {MAX_NAME} are allowed, and none",
+                model.len()
+            );
+            let stored = Stored::new(series.clone(), self.expected.pattern.name(&series), Err(why));
+            return Ok(Candidate { stored, entry, single_precision: false });
+        }
         Ok(match one {
             Err(refused) => Candidate {
                 stored: Stored::new(series, model, Err(refused.to_string())),

@@ -32,7 +32,7 @@ impl Place {
 
     async fn refused(&self, options: &ImportOptions) -> Vec<(String, String)> {
         match self.import(options).await {
-            Err(ModelError::Refused { refused }) => refused,
+            Err(ModelError::Refused { refused, .. }) => refused,
             other => panic!("{other:?}"),
         }
     }
@@ -219,6 +219,23 @@ async fn what_may_be_a_model_and_is_none_stops_the_import_of_a_folder() {
         let report = p.import(&ImportOptions { allow_partial: true, ..p.options() }).await.unwrap();
         assert!(report.imported >= 1 && !report.refused.is_empty(), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_stored_or_shown_costs_its_own_model_alone() {
+    let p = Place::new().await;
+    let long = format!(r#""device":"b","sensor":"1","name":"{}""#, "x".repeat(1100));
+    let strange = r#""device":"b","sensor":"2","name":"a\u001b[31mb""#;
+    p.file("many.jsonl", (named("a", "1") + &line(&long) + &line(strange)).as_bytes());
+    let refused = p.refused(&p.options()).await;
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(refused.iter().all(|(path, why)| path.contains("many.jsonl#") && why.contains("has a name")));
+    let report = p.import(&ImportOptions { allow_partial: true, ..p.options() }).await.unwrap();
+    assert_eq!((report.imported, report.refused.len()), (1, 2));
+    // What became of each series can be looked up by its name.
+    let failures = p.store.model_failures(report.version).await.unwrap();
+    let series: Vec<String> = failures.iter().map(|f| f.series.as_ref().unwrap().to_string()).collect();
+    assert_eq!(series, ["b/1", "b/2"]);
 }
 
 #[tokio::test]

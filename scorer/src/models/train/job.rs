@@ -233,7 +233,7 @@ impl Job {
     /// As [`Job::is_held`].
     ///
     /// # Errors
-    /// [`ModelError::Usage`] where it is not.
+    /// [`ModelError::Failed`] where it is not.
     pub(super) async fn confirm(&self) -> Result<()> {
         if self.is_held().await? { Ok(()) } else { Err(at_once()) }
     }
@@ -241,7 +241,7 @@ impl Job {
     /// Keeps the next chunk: the fits of all series behind the last one, up to this one.
     ///
     /// # Errors
-    /// [`ModelError::Usage`] where the job is not ours any more.
+    /// [`ModelError::Failed`] where the job is not ours any more.
     pub(super) async fn keep(&mut self, fits: Vec<Fit>, upto: u64) -> Result<()> {
         let chunk = Arc::new(Chunk { after: self.last, upto, fits });
         let encoding = chunk.clone();
@@ -251,7 +251,7 @@ impl Job {
         match self.blobs.put_immutable(&self.object(self.chunks), bytes).await {
             // Whoever had the job before us was just putting it, and has ended since.
             Err(BlobError::Exists { .. }) if self.is_held().await? => {
-                return Err(ModelError::Usage(
+                return Err(ModelError::Failed(
                     "another training with the same options was at the same series at this moment: the same command \
                      goes on from there"
                         .into(),
@@ -271,7 +271,7 @@ impl Job {
         }
         self.confirm().await?;
         let object = self.object(chunk);
-        Err(ModelError::Usage(format!("`{object}` was damaged meanwhile: the same command makes it again")))
+        Err(ModelError::Failed(format!("`{object}` was damaged meanwhile: the same command makes it again")))
     }
 
     /// Removes all that was kept; where somebody else has the job, it is left to them.
@@ -314,7 +314,7 @@ fn fresh(found: &About, now: &About) -> bool {
 }
 
 fn at_once() -> ModelError {
-    ModelError::Usage(
+    ModelError::Failed(
         "another training with the same options goes on with what this one has done, or has just ended: see \
          `fleetscore models list`"
             .into(),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn told<T: std::fmt::Debug>(result: Result<T>) -> bool {
-        matches!(result, Err(ModelError::Usage(text)) if text.contains("another training"))
+        matches!(result, Err(ModelError::Failed(text)) if text.contains("another training"))
     }
 
     #[tokio::test]

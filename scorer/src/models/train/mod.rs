@@ -538,7 +538,7 @@ fn nothing_trained(range: Option<Interval>, failed: &[(SeriesName, String)]) -> 
         |(name, reason)| format!("{} series failed, the first is {name}: {reason}", failed.len()),
     );
     let on = range.map_or_else(|| "these files".to_owned(), |range| range.to_string());
-    ModelError::Usage(format!("no model could be trained on {on}: {why}"))
+    ModelError::Failed(format!("no model could be trained on {on}: {why}"))
 }
 
 /// Fits as a set takes them.

@@ -379,7 +379,8 @@ async fn files_that_cannot_be_trained_on_say_why() {
     ] {
         let options = TrainOptions { parquet: vec![source.clone()], from, ..train_options() };
         let e = train(&p.store, &p.blobs, &options).await.unwrap_err();
-        assert!(matches!(e, ModelError::Usage(_)) && e.to_string().contains(named), "{source}: {e}");
+        let expected = matches!(e, ModelError::Usage(_) | ModelError::Failed(_));
+        assert!(expected && e.to_string().contains(named), "{source}: {e}");
     }
     assert_eq!(p.blobs.list("").await.unwrap(), []);
 }
