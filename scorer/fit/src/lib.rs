@@ -226,9 +226,6 @@ fn set_border(model: &mut Model, rows: &[f64], nu: f64) -> Vec<f64> {
     sums
 }
 
-/// A share of the training rows that is more than the support vectors on the border of a sound model.
-const BY_CHANCE: f64 = 0.25;
-
 /// Whether the model is one to be doubted, and what would give a better one.
 fn warning(sums: &[f64], outside: usize, options: &FitOptions) -> Option<String> {
     let rows = sums.len();
@@ -261,16 +258,6 @@ fn warning(sums: &[f64], outside: usize, options: &FitOptions) -> Option<String>
              first rows are the model: raise --nu, train on more rows, or lower --tolerance to {:.0e}",
             nu * rows as f64,
             1e-3 * highest
-        ));
-    }
-    // Which side of the border these are on, chance decided; so it does for new rows like them.
-    let border = sums[((nu * rows as f64) as usize).min(rows - 1)];
-    let near = sums.partition_point(|sum| *sum < border + tolerance)
-        - sums.partition_point(|sum| *sum <= border - tolerance);
-    if near as f64 > BY_CHANCE * rows as f64 {
-        return Some(format!(
-            "{near} of its {rows} training rows are within the tolerance {tolerance:e} of the border, on either side by \
-             chance: lower --gamma, which widens what is normal, or --tolerance"
         ));
     }
     None
