@@ -14,7 +14,8 @@
 //! **Two at once.** Whoever opens a job writes itself into `job.json` and goes on with it; who was there before finds
 //! that out when it keeps its next chunk, and ends with an error. So a killed training is gone on with at once (nobody
 //! waits for a lease), and of two at the same time one makes the set, unless the other one begins in the moment in which
-//! the set is added.
+//! the set is added (then both do), or both begin in the same moment (each may take the job from the other: the same
+//! command, given again, makes the set).
 //!
 //! **Leftovers.** Objects of other beginnings and chunks that cannot be read go when a job is opened, all of a job when
 //! its set is there, and what nobody went on with for [`ABANDONED_US`] when the next long training begins.
@@ -249,13 +250,16 @@ impl Job {
             blocking(move || encoding.encode().map_err(|e| ModelError::Internal(e.to_string()))).await?;
         self.confirm().await?;
         match self.blobs.put_immutable(&self.object(self.chunks), bytes).await {
-            // Whoever had the job before us was just putting it, and has ended since.
+            // Whoever had the job before us was just putting it: the same options make the same chunk.
             Err(BlobError::Exists { .. }) if self.is_held().await? => {
-                return Err(ModelError::Failed(
-                    "another training with the same options was at the same series at this moment: the same command \
-                     goes on from there"
-                        .into(),
-                ));
+                let there = self.read(self.chunks).await?;
+                if there.is_none_or(|c| (c.after, c.upto) != (chunk.after, chunk.upto)) {
+                    return Err(ModelError::Failed(
+                        "another training with the same options was at the same series at this moment: the same \
+                         command goes on from there"
+                            .into(),
+                    ));
+                }
             }
             Err(BlobError::Exists { .. }) => return Err(at_once()),
             put => put?,
@@ -265,13 +269,24 @@ impl Job {
     }
 
     /// The fits of one finished chunk.
+    ///
+    /// # Errors
+    /// [`ModelError::Failed`] where it is gone or cannot be read any more.
     pub(super) async fn fits(&self, chunk: usize) -> Result<Vec<Fit>> {
-        if let Some(chunk) = self.read(chunk).await? {
-            return Ok(chunk.fits);
-        }
-        self.confirm().await?;
         let object = self.object(chunk);
-        Err(ModelError::Failed(format!("`{object}` was damaged meanwhile: the same command makes it again")))
+        let Some(bytes) = self.blobs.get_opt(&object).await? else {
+            // Whoever had the job before us has ended, and was just removing it as we took it over.
+            self.remove().await?;
+            return Err(at_once());
+        };
+        match blocking(move || Ok(Chunk::decode(bytes))).await? {
+            Ok(chunk) => Ok(chunk.fits),
+            Err(e) => {
+                self.confirm().await?;
+                let what = format!("`{object}` was damaged meanwhile ({e}): the same command makes it again");
+                Err(ModelError::Failed(what))
+            }
+        }
     }
 
     /// Removes all that was kept; where somebody else has the job, it is left to them.
