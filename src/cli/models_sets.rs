@@ -5,7 +5,7 @@ use super::models::{find, set_bytes};
 use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_scorer::blobs::Blobs;
-use fleetscore_scorer::models::{self, ModelError, VerifyReport};
+use fleetscore_scorer::models::{self, VerifyReport};
 use fleetscore_store::{ModelSetRow, Store};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -142,11 +142,7 @@ impl Checked {
     async fn of(row: &ModelSetRow, context: &Context, blobs: &Blobs) -> Result<Self, Fail> {
         let started = Instant::now();
         let _spinner = output::Spinner::start("verifying");
-        let report = context.shutdown.unless(models::verify(blobs, row)).await?.map_err(|e| match e {
-            // The command was right; the set is not.
-            e @ ModelError::Damaged { .. } => Fail::work(e.to_string()),
-            e => e.into(),
-        })?;
+        let report = context.shutdown.unless(models::verify(blobs, row)).await??;
         Ok(Self { report, took: started.elapsed() })
     }
 

@@ -26,6 +26,11 @@ fn takes(features: &[String], given: &[Feature]) -> bool {
 /// What to do about it.
 pub(crate) const MEND: &str = "activate a set that was made for these features, or change the setting";
 
+/// Features as a set's row and manifest have them.
+pub(super) fn names(features: &[Feature]) -> Vec<String> {
+    features.iter().map(ToString::to_string).collect()
+}
+
 /// Features as a list in words.
 pub(crate) fn listed(features: &[Feature]) -> String {
     features.iter().map(|f| f.as_str()).collect::<Vec<_>>().join(", ")

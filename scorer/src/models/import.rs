@@ -3,7 +3,7 @@
 mod budget;
 mod read;
 
-use super::features::check_activation;
+use super::features::{check_activation, names};
 use super::format::{Models, Stored};
 use super::naming::is_name;
 use super::registry::{self, NewSet};
@@ -88,8 +88,7 @@ pub async fn import(store: &dyn Store, blobs: &Blobs, options: &ImportOptions) -
     }
     if options.activate {
         // Before anything is read.
-        check_activation(store, &options.features.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .await?;
+        check_activation(store, &names(&options.features)).await?;
     }
     let mut listed: Vec<Listed> = sources::expand(&options.sources, &options.blob_options)
         .await?

@@ -1,6 +1,6 @@
 //! Adding model sets, and what a set says of itself.
 
-use super::features::check_activation;
+use super::features::{check_activation, names};
 use super::format::{FORMAT, MANIFEST, Models, Sorted};
 use super::open::{damaged, file};
 use super::{ModelError, Result};
@@ -50,7 +50,7 @@ pub(crate) async fn add(
     if let Some(problem) = new.entries.problem(new.features.len()) {
         return Err(ModelError::Usage(problem));
     }
-    let features: Vec<String> = new.features.iter().map(ToString::to_string).collect();
+    let features = names(&new.features);
     if new.activate {
         check_activation(store, &features).await?;
     }

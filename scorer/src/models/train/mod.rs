@@ -26,7 +26,7 @@ mod parquet;
 mod sample;
 mod windows;
 
-use super::features::check_activation;
+use super::features::{check_activation, names};
 use super::format::{Models, Stored};
 use super::registry::{self, NewSet, blocking};
 use super::{DEFAULT_PATTERN, ModelError, Result};
@@ -367,8 +367,7 @@ pub async fn train(store: &dyn Store, blobs: &Blobs, options: &TrainOptions) -> 
     let options = &Arc::new(options.clone());
     if options.activate {
         // Before hours of work.
-        check_activation(store, &options.features.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .await?;
+        check_activation(store, &names(&options.features)).await?;
     }
     let (mut source, mut listed, mut range, fingerprint) = if options.parquet.is_empty() {
         let range = windows::range(store, options).await?;
