@@ -127,7 +127,12 @@ async fn check(store: &dyn Store, log: &Log) {
     let mut seen = 0;
     let mut start = oldest;
     while start <= newest {
-        let batches: Vec<_> = store.windows(grid.pane_of(start)).await.unwrap().collect().await;
+        let batches: Vec<_> = store
+            .windows(grid.pane_of(start), &fleetscore_store::Selection::ALL)
+            .await
+            .unwrap()
+            .collect()
+            .await;
         for batch in batches {
             let batch = batch.unwrap();
             let series = batch.column(0).as_primitive::<UInt32Type>();

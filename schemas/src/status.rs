@@ -28,7 +28,7 @@ macro_rules! named {
             fn from_str(s: &str) -> Result<Self, UnknownName> {
                 match s {
                     $($text => Ok(Self::$variant),)+
-                    other => Err(UnknownName { what: stringify!($name), name: other.to_owned() }),
+                    other => Err(UnknownName { name: other.to_owned(), known: &[$($text),+] }),
                 }
             }
         }
@@ -37,10 +37,10 @@ macro_rules! named {
 
 /// A stored name that this version does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not a {what} this version knows")]
+#[error("`{name}` is none of {}", known.join(", "))]
 pub struct UnknownName {
-    what: &'static str,
     name: String,
+    known: &'static [&'static str],
 }
 
 named! {
@@ -70,7 +70,7 @@ named! {
         Succeeded = "succeeded",
         /// Stored, with failed models within the threshold.
         Partial = "partial",
-        /// The failures passed the threshold, or the attempts ran out.
+        /// The failures passed a threshold, or no shard was stored.
         Failed = "failed",
         /// A person stopped it.
         Cancelled = "cancelled",
@@ -99,6 +99,38 @@ named! {
         Rescore = "rescore",
         /// Nothing was sent in this range.
         Gap = "gap",
+        /// A person asked for what another run left undone.
+        Retry = "retry",
+        /// The schedule stood still while this range became ready.
+        Paused = "paused",
+    }
+}
+
+named! {
+    /// Which series of an interval a run scores.
+    RunScope {
+        /// All of them.
+        All = "all",
+        /// Those whose window has changed since they were scored.
+        Stale = "stale",
+        /// Those whose model failed.
+        Failed = "failed",
+    }
+}
+
+named! {
+    /// Where one shard of a run stands.
+    TaskState {
+        /// Its run waits.
+        Waiting = "waiting",
+        /// To be claimed, or leased.
+        Open = "open",
+        /// Its predictions are stored.
+        Done = "done",
+        /// Its retries ran out.
+        Failed = "failed",
+        /// Its run was cancelled, or skipped, before it was done.
+        Cancelled = "cancelled",
     }
 }
 
@@ -116,6 +148,12 @@ mod tests {
         }
         for s in RunCause::ALL {
             assert_eq!(s.as_str().parse::<RunCause>().unwrap(), *s);
+        }
+        for s in RunScope::ALL {
+            assert_eq!(s.as_str().parse::<RunScope>().unwrap(), *s);
+        }
+        for s in TaskState::ALL {
+            assert_eq!(s.as_str().parse::<TaskState>().unwrap(), *s);
         }
         assert!("done".parse::<RunState>().is_err());
     }

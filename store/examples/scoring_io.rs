@@ -18,9 +18,9 @@ use bytes::{Bytes, BytesMut};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::delta;
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::status::{RunCause, RunScope};
 use fleetscore_schemas::time::{Edges, Interval, Timestamp};
-use fleetscore_schemas::window::{Feature, prediction_schema};
+use fleetscore_schemas::window::prediction_schema;
 use fleetscore_store::*;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ async fn main() {
     fill(&*store, rows).await;
 
     let started = Instant::now();
-    let read = drain(store.windows(interval()).await.unwrap()).await;
+    let read = drain(store.windows(interval(), &Selection::ALL).await.unwrap()).await;
     assert_eq!(read, rows as usize);
     let windows = report("windows()", started, None);
     let bare = Bare::new(&url).await;
@@ -127,11 +127,8 @@ async fn fill(store: &dyn Store, rows: u32) {
         name: "default".into(),
         window_us: MINUTE,
         hop_us: MINUTE,
-        features: vec![Feature::Mean],
-        catch_up: CatchUp::All,
-        max_age_us: None,
-        rescore_delay_us: 0,
         republish_gap_us: 0,
+        ..ScheduleSpec::default()
     };
     store.put_schedule(&schedule).await.unwrap();
     let partition = TopicPartition::new("readings", 0);
@@ -221,11 +218,15 @@ async fn commit(store: &dyn Store, rows: u32, version: u32, changes: bool) -> f6
         cause: RunCause::Schedule,
         model_set: Some(1),
         data_only: false,
+        scope: RunScope::All,
+        series: None,
+        cuts: vec![],
+        retry_of: None,
         note: None,
     };
     let plan = Plan { open: vec![run], ..Plan::default() };
     assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Done);
-    let claim = TaskClaim { worker: "w".into(), lease_us: 600_000_000, run_ids: None };
+    let claim = TaskClaim { worker: "w".into(), lease_us: 600_000_000, run_ids: None, prefer: vec![] };
     let task = store.claim_task(&claim).await.unwrap().unwrap();
     // Made before: what a scorer costs is not this measurement's.
     let batches: Vec<_> = (1..=rows)
@@ -234,9 +235,9 @@ async fn commit(store: &dyn Store, rows: u32, version: u32, changes: bool) -> f6
         .collect();
     let started = Instant::now();
     let predictions = futures::stream::iter(batches).boxed();
-    let verdict = &|_: &RunCounts| (RunState::Succeeded, None);
-    let committed =
-        store.commit_predictions(PredictionCommit { task: &task, predictions, verdict }).await.unwrap();
+    let (selection, rules) = (&Selection::ALL, &Rules::default());
+    let commit = PredictionCommit { task: &task, selection, predictions, phases: &Phases::default, rules };
+    let committed = store.commit_predictions(commit).await.unwrap();
     let s = started.elapsed().as_secs_f64();
     let Committed::Done { counts, changed, .. } = committed else { panic!("{committed:?}") };
     assert_eq!((counts.scored, changed), (i64::from(rows), changes));

@@ -84,6 +84,10 @@ impl StoreError {
     pub fn internal(message: impl std::fmt::Display) -> Self {
         Self::Internal { message: message.to_string() }
     }
+
+    pub(crate) fn no_schedule(name: &str) -> Self {
+        Self::NotFound { what: format!("schedule `{name}`") }
+    }
 }
 
 impl Classify for StoreError {

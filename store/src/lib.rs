@@ -11,26 +11,32 @@ mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+#[cfg(any(test, feature = "conformance"))]
+pub mod forward;
 mod intake;
 mod letters;
 mod memory;
+mod notices;
 mod open;
 mod panes;
 mod pg;
 mod settings;
 mod sqlite;
 mod types;
+mod verdict;
 
 pub use error::{Result, StoreError};
-pub use memory::{Clock, MemoryStore};
+pub use memory::{Clock, Event, MemoryStore, Silence};
 pub use open::{StoreOptions, open};
 pub use pg::PgStore;
 pub use sqlite::SqliteStore;
 pub use types::*;
+pub use verdict::verdict;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use futures::stream::BoxStream;
@@ -45,7 +51,7 @@ pub type BatchStream<'a> = BoxStream<'a, Result<RecordBatch>>;
 /// [`fleetscore_schemas::codes::Classify::is_transient`] holds; the caller retries the same call unchanged, and the
 /// fences answer whether it had happened.
 #[async_trait]
-pub trait Store: Send + Sync + std::fmt::Debug + 'static {
+pub trait Store: std::any::Any + Send + Sync + std::fmt::Debug {
     /// Which implementation this is.
     fn kind(&self) -> StoreKind;
 
@@ -76,6 +82,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Records what readiness is judged by, for the column `ready` of the views; the latest call wins.
     async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()>;
+
+    /// What [`Store::put_readiness`] recorded last; the defaults of the settings before the first call.
+    async fn readiness(&self) -> Result<ReadinessSettings>;
 
     /// Makes a progress row with a concrete offset for each partition that has none; existing rows stay as they are. A
     /// new row starts with the floor of retention of the others.
@@ -149,36 +158,71 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// All schedules by name.
     async fn schedules(&self) -> Result<Vec<ScheduleRow>>;
 
+    /// Pauses a schedule in somebody's name, or lets it go on; false where it is so already.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such schedule.
+    async fn pause_schedule(&self, name: &str, by: Option<&str>) -> Result<bool>;
+
+    /// The greatest id of a series, 0 without any: ids count from 1 and none is left out.
+    async fn last_series(&self) -> Result<SeriesId>;
+
     /// The log of changed panes, oldest first: a queue without a cursor.
     async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>>;
 
     /// One transaction of the planner: see [`Plan`]. `Fenced` where a schedule's revision is no longer the expected
     /// one or an interval has an open run already: read again and decide anew.
+    ///
+    /// A run opens with one task for each of its ranges, in place of the interval's tasks from earlier runs; attempts go on
+    /// rising over all of them. With `retry_of` the tasks of that run which are not done become the new run's, as they
+    /// were cut; `Fenced` where it has none.
     async fn plan(&self, plan: &Plan) -> Result<Outcome>;
 
     /// Number of series in the interval whose newest window version differs from the one their prediction was made
     /// from (a missing prediction counts as version 0).
     async fn stale_series(&self, schedule: &str, interval: Interval) -> Result<u64>;
 
+    /// The series of an interval that a scope means, ascending, of one range: those that [`Store::stale_series`] counts, or
+    /// those whose prediction has the status `model_error`. Empty for [`RunScope::All`], which needs no list.
+    async fn series_of(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        range: SeriesRange,
+        scope: RunScope,
+    ) -> Result<Vec<SeriesId>>;
+
     /// Runs that match, newest interval first.
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>>;
 
-    /// Takes the oldest task that is due (its run is running, and nobody holds an unexpired lease): raises its attempt
-    /// and leases it by the store's clock. A former holder that blocks the row in a transaction for longer than two
+    /// What happened to a run, oldest first. Every change of its state is here, with its time and cause, written in the
+    /// transaction that made it.
+    async fn run_events(&self, run_id: Uuid) -> Result<Vec<RunEvent>>;
+
+    /// The tasks of a run, by shard; none where a later run of the interval has taken them over.
+    async fn run_tasks(&self, run_id: Uuid) -> Result<Vec<TaskRow>>;
+
+    /// Why models failed in a run's predictions, most frequent first, at most `limit` reasons: the reason that was recorded
+    /// when the set was made, or that the decision was no number, with the number of series.
+    async fn run_failures(&self, run_id: Uuid, limit: usize) -> Result<Vec<(String, i64)>>;
+
+    /// Takes the oldest task that is due (its run is running, nobody holds an unexpired lease, and no pause after a
+    /// failure is left): raises its attempt and leases it by the store's clock. A former holder that blocks the row in a transaction for longer than two
     /// seconds is disconnected (PostgreSQL).
     async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>>;
 
     /// Extends a lease. `Fenced` when somebody else has claimed the task, or its run is over.
     async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome>;
 
-    /// Windows of one interval: one row per series with data, merged from panes, ascending by series; the columns of
+    /// Windows of one interval: one row per selected series with data, merged from panes, ascending by series; the columns of
     /// [`fleetscore_schemas::window::window_schema`].
-    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>>;
+    async fn windows(&self, interval: Interval, selection: &Selection) -> Result<BatchStream<'_>>;
 
-    /// Replaces the interval's predictions by these, as they come, and ends the task's run, in one transaction whose
-    /// first statement is the fence; never the whole interval in memory. A row that would not change keeps its run
-    /// and time; if any row changed, the interval becomes due for publication. A stored row carries the model set of
-    /// its prediction, or the task's where that is NULL.
+    /// Replaces the interval's predictions of the selected series by these, as they come, and ends the task, in one
+    /// transaction whose first statement is the fence; never the whole interval in memory. A row that would not change
+    /// keeps its run and time. A stored row carries the model set of its prediction, or the task's where that is NULL.
+    /// The last task of a run ends it as [`verdict`] says; if any row of any of its tasks changed, the interval becomes
+    /// due for publication then, and not before: what is published never shows a run half done.
     ///
     /// The floor of retention is judged after the stream's end, so that windows may be read while this writes.
     ///
@@ -187,17 +231,58 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// still its holder's.
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed>;
 
-    /// Gives a task back after a failed attempt: open again, or its run ends as failed.
-    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome>;
+    /// Gives a task back after a failed attempt: open again, or failed for good, which ends its run where it was the last.
+    async fn fail_task(&self, task: &Task, failure: &TaskFailure<'_>) -> Result<GivenBack>;
 
-    /// Ends an open run as cancelled; false if it was over or does not exist.
-    async fn cancel_run(&self, run_id: Uuid) -> Result<bool>;
+    /// Ends an open run as cancelled; false if it was over or does not exist. Shards that are done stay stored.
+    async fn cancel_run(&self, run_id: Uuid, by: &str) -> Result<bool>;
+
+    /// Marks the runs of which nothing was heard for as long as their schedule's `stall_after_us`, each once until it goes
+    /// on: `stalled_at`, an event of the run that says whether nobody claims its tasks or who holds them, and an event
+    /// `run_stalled`. How many it marked.
+    async fn mark_stalled(&self) -> Result<u64>;
+
+    /// Runs that are over and have no log in blob storage yet, oldest first. Skipped ranges have none.
+    async fn unlogged_runs(&self, limit: usize) -> Result<Vec<RunRow>>;
+
+    /// Notes where the log of a run is.
+    async fn log_run(&self, run_id: Uuid, path: &str) -> Result<()>;
+
+    /// Removes at most `limit` runs that ended before `finished_before` and whose interval ends at or before
+    /// `interval_before`, with their events and tasks. Fires and events of the fleet from before `finished_before` go too,
+    /// and silences that ended by `interval_before`, at most `limit` of each. How many went of what there were most: fewer
+    /// than `limit` says that nothing is left. Predictions stay.
+    async fn forget_runs(
+        &self,
+        finished_before: Timestamp,
+        interval_before: Timestamp,
+        limit: usize,
+    ) -> Result<u64>;
+
+    // --- the roster ---------------------------------------------------------------------------------------------
+
+    /// Takes the schedule's next interval into the roster, if all before it are and its full run is over: series that have
+    /// a model and were silent in it are silent since its start unless they were before; those with data are not any
+    /// more. Whoever is silent for longer than `silence_us` becomes part of an event `series_silent` (one for each
+    /// interval, with their number), and of `series_back` when it ends. True if an interval was taken.
+    async fn advance_roster(&self, schedule: &str, silence_us: Option<i64>) -> Result<bool>;
+
+    /// Says which pane is the newest; since when it is, by the store's clock. A fleet of which nothing comes for longer than
+    /// `silence_us` is an event `fleet_silent`, once; `fleet_back` when something comes again.
+    async fn note_newest(&self, pane: Timestamp, silence_us: Option<i64>) -> Result<Timestamp>;
+
+    /// Removes predictions of intervals below the floor of retention that are published, but for those that `keep` says,
+    /// at most of `limit` intervals; how many rows. Intervals are thinned once.
+    async fn thin(&self, schedule: &str, keep: Keep, limit: usize) -> Result<u64>;
 
     // --- publication --------------------------------------------------------------------------------------------
 
     /// Takes the oldest interval that is due for publication and was not published within `republish_gap_us` (an
     /// interval never published is due at once); raises its fence and leases it.
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>>;
+
+    /// Makes what is due of a schedule in these intervals due at once, whenever it was published last: a person waits for it.
+    async fn hasten_publications(&self, schedule: &str, range: Interval) -> Result<()>;
 
     /// Extends a publication's lease, by the store's clock. `Fenced` when somebody else has claimed the interval, or it
     /// is published.
@@ -210,12 +295,22 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// is no longer ours.
     async fn raise_publication(&self, publication: &Publication, above: i64) -> Result<Option<Publication>>;
 
+    /// The rows of a publication, as [`Store::predictions`] has them; `None` where a run of the interval has stored some of
+    /// its shards and not all: the interval becomes due when that run ends.
+    async fn publication_rows(&self, publication: &Publication) -> Result<Option<BatchStream<'_>>>;
+
+    /// Gives a publication back: it is due again, but not before this time has passed.
+    async fn postpone_publication(&self, publication: &Publication, after_us: i64) -> Result<Outcome>;
+
     /// Notes that the snapshot read at or after the claim is published.
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome>;
 
     /// Current predictions of one interval from one snapshot, ordered by device and sensor, in batches of at most
     /// 8192 rows; the columns of [`fleetscore_schemas::window::published_schema`].
     async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>>;
+
+    /// Whether an interval has any predictions: one look-up, however many there are.
+    async fn has_predictions(&self, schedule: &str, interval: Interval) -> Result<bool>;
 
     // --- model sets ---------------------------------------------------------------------------------------------
 
@@ -232,6 +327,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// The active model set. One look-up: asked for before every run.
     async fn active_model_set(&self) -> Result<Option<ModelSetRow>>;
+
+    /// The version that was active at this time; `None` where none was.
+    async fn model_set_as_of(&self, time: Timestamp) -> Result<Option<i64>>;
 
     /// The model set of this version.
     async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>>;

@@ -49,7 +49,7 @@ pub(crate) async fn probe<S: Store + ?Sized>(
 }
 
 async fn has_data<S: Store + ?Sized>(store: &S, interval: Interval) -> Result<bool> {
-    let mut windows = store.windows(interval).await?;
+    let mut windows = store.windows(interval, &crate::Selection::ALL).await?;
     while let Some(batch) = windows.try_next().await? {
         if batch.num_rows() > 0 {
             return Ok(true);

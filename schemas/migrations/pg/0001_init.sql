@@ -20,7 +20,12 @@ CREATE TABLE setting_data (
     ts_unit         text,
     max_disorder_us bigint NOT NULL DEFAULT 10000000,
     owner_ttl_us    bigint NOT NULL DEFAULT 30000000,
-    max_wait_us     bigint NOT NULL DEFAULT 600000000
+    max_wait_us     bigint NOT NULL DEFAULT 600000000,
+    newest_pane     timestamptz,
+    newest_at       timestamptz, -- when it was first seen
+    fleet_silent    boolean NOT NULL DEFAULT false,
+    forgotten_until   timestamptz, -- of runs that were forgotten: the end of the last interval, the greatest attempt
+    forgotten_attempt bigint
 );
 INSERT INTO setting_data DEFAULT VALUES;
 
@@ -111,17 +116,37 @@ CREATE TABLE schedule_data (
     name             text COLLATE "C" PRIMARY KEY,
     window_us        bigint NOT NULL,
     hop_us           bigint NOT NULL,
-    features         text[] NOT NULL,
-    catch_up         text NOT NULL,
-    max_age_us       bigint,
-    rescore_delay_us bigint NOT NULL,
-    republish_gap_us bigint NOT NULL,
+    settings         jsonb NOT NULL, -- all of them, as configured last
     revision         bigint NOT NULL DEFAULT 0,
     first_interval   timestamptz,
     covered_until    timestamptz,
+    pause_id         uuid,
+    paused_at        timestamptz,
+    paused_by        text,
+    looked_at        timestamptz,
+    missed_until     timestamptz,
+    missed_newest    timestamptz,
+    fired_at         timestamptz,
+    released_until   timestamptz,
+    roster_until     timestamptz,
+    thinned_until    timestamptz,
+    thinned_to       text, -- what was kept
     has_view         boolean NOT NULL DEFAULT false,
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+-- Fires of cron schedules, made or not; a row stands for several where nobody looked.
+CREATE TABLE fire_data (
+    schedule     text COLLATE "C" NOT NULL,
+    fire_at      timestamptz NOT NULL,
+    last_fire_at timestamptz NOT NULL,
+    fires        bigint NOT NULL,
+    reason       text, -- why not; NULL: it was made
+    recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (schedule, fire_at)
+);
+CREATE INDEX fire_data_recorded ON fire_data (recorded_at);
+CREATE INDEX fire_data_last ON fire_data (last_fire_at);
 
 CREATE TABLE run_data (
     run_id         uuid PRIMARY KEY,
@@ -143,15 +168,43 @@ CREATE TABLE run_data (
     finished_at    timestamptz,
     error          text,
     note           text, -- what was known when it was opened; shown as the error where there is none
-    data_only      boolean NOT NULL DEFAULT false
-);
+    data_only      boolean NOT NULL DEFAULT false,
+    scope          text NOT NULL DEFAULT 'all',
+    series         text,
+    shards         integer NOT NULL DEFAULT 0,
+    shards_done    integer NOT NULL DEFAULT 0,
+    shards_failed  integer NOT NULL DEFAULT 0,
+    changed        boolean NOT NULL DEFAULT false, -- some row of a shard that is done
+    open_us        bigint NOT NULL DEFAULT 0,
+    read_us        bigint NOT NULL DEFAULT 0,
+    score_us       bigint NOT NULL DEFAULT 0,
+    write_us       bigint NOT NULL DEFAULT 0,
+    retry_of       uuid,
+    stalled_at     timestamptz,
+    log            text
+) WITH (fillfactor = 80); -- rewritten by the end of every shard
 -- An interval has one open run per schedule.
 CREATE UNIQUE INDEX run_data_open ON run_data (schedule, interval_start) WHERE state IN ('waiting', 'running');
 CREATE INDEX run_data_interval ON run_data (schedule, interval_start, opened_at);
 CREATE INDEX run_data_newest ON run_data (interval_start);
+CREATE INDEX run_data_finished ON run_data (finished_at);
+CREATE INDEX run_data_rescore ON run_data (schedule, opened_at) WHERE cause = 'rescore';
+CREATE INDEX run_data_skipped ON run_data (finished_at) WHERE state = 'skipped';
+CREATE INDEX run_data_unlogged ON run_data (finished_at) WHERE log IS NULL AND state IN ('succeeded', 'partial', 'failed', 'cancelled');
+
+CREATE TABLE run_event_data (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id uuid NOT NULL,
+    at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    event  text NOT NULL,
+    shard  integer,
+    worker text,
+    detail text
+);
+CREATE INDEX run_event_data_run ON run_event_data (run_id, id);
 
 -- One row per interval and shard for all of its runs: `attempt` only rises, and is the fence of every commit.
--- `state` is `waiting`, `open` or `done`, as its present run is; an open one with an unexpired lease is being worked on.
+-- `state` is `waiting`, `open`, `done`, `failed` or `cancelled`; an open one with an unexpired lease is being worked on.
 CREATE TABLE run_task_data (
     schedule       text COLLATE "C" NOT NULL,
     interval_start timestamptz NOT NULL,
@@ -159,16 +212,59 @@ CREATE TABLE run_task_data (
     interval_end   timestamptz NOT NULL,
     run_id         uuid NOT NULL,
     state          text NOT NULL,
+    series_from    integer NOT NULL DEFAULT 0,
+    series_until   integer, -- NULL: to the end
     attempt        bigint NOT NULL DEFAULT 0,
+    tries          bigint NOT NULL DEFAULT 0, -- of this run, less what was handed back
+    failures       bigint NOT NULL DEFAULT 0, -- tries of this run that failed and were counted
     worker         text,
     lease_until    timestamptz,
+    not_before     timestamptz, -- the pause after a failure
     opened_at      timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    scored         bigint NOT NULL DEFAULT 0,
+    anomalies      bigint NOT NULL DEFAULT 0,
+    no_data        bigint NOT NULL DEFAULT 0,
+    no_model       bigint NOT NULL DEFAULT 0,
+    model_error    bigint NOT NULL DEFAULT 0,
+    input_invalid  bigint NOT NULL DEFAULT 0,
+    open_us        bigint NOT NULL DEFAULT 0,
+    read_us        bigint NOT NULL DEFAULT 0,
+    score_us       bigint NOT NULL DEFAULT 0,
+    write_us       bigint NOT NULL DEFAULT 0,
+    error          text,
     PRIMARY KEY (schedule, interval_start, shard)
-);
+) WITH (fillfactor = 80);
 -- In the order in which tasks are claimed.
 CREATE INDEX run_task_data_open ON run_task_data (opened_at, interval_start, schedule, shard) WHERE state = 'open';
 CREATE INDEX run_task_data_run ON run_task_data (run_id);
+
+-- Series with a model that sent nothing, from the first interval without data on; `ended_at` is the start of the first
+-- with data again.
+CREATE TABLE silence_data (
+    schedule   text COLLATE "C" NOT NULL,
+    series_id  integer NOT NULL,
+    since      timestamptz NOT NULL,
+    noticed_at timestamptz, -- longer than the limit: part of an event
+    ended_at   timestamptz,
+    PRIMARY KEY (series_id, schedule, since)
+);
+CREATE UNIQUE INDEX silence_data_open ON silence_data (schedule, series_id) WHERE ended_at IS NULL;
+CREATE INDEX silence_data_since ON silence_data (since);
+CREATE INDEX silence_data_ended ON silence_data (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX silence_data_unnoticed ON silence_data (schedule, since) WHERE ended_at IS NULL AND noticed_at IS NULL;
+
+-- What an operator should know, oldest first.
+CREATE TABLE event_data (
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    kind     text NOT NULL,
+    schedule text COLLATE "C",
+    run_id   uuid,
+    series   bigint, -- how many
+    detail   text NOT NULL
+);
+CREATE INDEX event_data_at ON event_data (at);
 
 CREATE TABLE prediction_data (
     schedule       text COLLATE "C" NOT NULL,
@@ -188,6 +284,18 @@ CREATE TABLE prediction_data (
     -- Replaced rows leave duplicate entries: to look for some to merge costs a third of the writing, for nothing.
     PRIMARY KEY (schedule, window_start, series_id) WITH (deduplicate_items = off)
 ) PARTITION BY RANGE (window_start);
+-- Who is silent, who has no model, what failed: without a look at all that went well.
+CREATE INDEX prediction_data_status ON prediction_data (schedule, window_start, status, series_id)
+    WHERE status <> 'scored';
+
+-- What a series came to in the last interval that was thinned to its changes.
+CREATE TABLE thin_state_data (
+    schedule   text COLLATE "C" NOT NULL,
+    series_id  integer NOT NULL,
+    status     text NOT NULL,
+    prediction smallint,
+    PRIMARY KEY (schedule, series_id)
+);
 
 CREATE TABLE publication_data (
     schedule         text COLLATE "C" NOT NULL,
@@ -199,6 +307,7 @@ CREATE TABLE publication_data (
     fence            bigint NOT NULL DEFAULT 0,
     worker           text,
     lease_until      timestamptz,
+    not_before       timestamptz, -- postponed
     PRIMARY KEY (schedule, interval_start)
 );
 CREATE INDEX publication_data_due ON publication_data (interval_start) WHERE change > published_change;
@@ -229,6 +338,7 @@ CREATE TABLE model_failure_data (
     reason  text NOT NULL,
     PRIMARY KEY (version, number)
 );
+CREATE INDEX model_failure_data_series ON model_failure_data (version, device, sensor);
 -- Series that are scored by one set whichever is active.
 CREATE TABLE model_pin_data (
     series_id integer PRIMARY KEY REFERENCES series_data,
@@ -313,20 +423,54 @@ SELECT source, topic, kafka_partition, next_offset, end_offset, watermark, owner
 FROM progress_data;
 
 CREATE VIEW schedules AS
-SELECT name, window_us / 1e6::float8 AS window_s, hop_us / 1e6::float8 AS hop_s, features, catch_up,
-    max_age_us / 1e6::float8 AS max_age_s, rescore_delay_us / 1e6::float8 AS rescore_delay_s,
-    republish_gap_us / 1e6::float8 AS republish_gap_s, revision, first_interval, covered_until, created_at
+SELECT name, window_us / 1e6::float8 AS window_s, hop_us / 1e6::float8 AS hop_s,
+    ARRAY(SELECT jsonb_array_elements_text(settings -> 'features')) AS features,
+    CASE jsonb_typeof(settings -> 'trigger') WHEN 'object' THEN 'cron' ELSE settings ->> 'trigger' END AS trigger,
+    settings #>> '{trigger,cron,expression}' AS cron, settings #>> '{trigger,cron,time_zone}' AS time_zone,
+    (settings ->> 'enabled')::boolean AS enabled, paused_at, paused_by,
+    settings ->> 'series' AS series, (settings ->> 'model_set')::bigint AS model_set,
+    settings ->> 'catch_up' AS catch_up,
+    (settings ->> 'max_age_us')::bigint / 1e6::float8 AS max_age_s,
+    (settings ->> 'max_runs')::bigint AS max_runs,
+    (settings ->> 'rescore_delay_us')::bigint / 1e6::float8 AS rescore_delay_s,
+    (settings ->> 'republish_gap_us')::bigint / 1e6::float8 AS republish_gap_s,
+    revision, first_interval, covered_until, looked_at, fired_at, created_at, settings
 FROM schedule_data;
+
+-- What was passed over: fires of cron schedules, and ranges of intervals.
+CREATE VIEW fires AS
+SELECT schedule, fire_at, last_fire_at, fires, reason IS NULL AS made, reason, recorded_at,
+    NULL::timestamptz AS interval_start, NULL::timestamptz AS interval_end
+FROM fire_data
+UNION ALL
+SELECT schedule, NULL, NULL, NULL, false, coalesce(error, note), finished_at, interval_start, interval_end
+FROM run_data WHERE state = 'skipped';
 
 CREATE VIEW runs AS
 SELECT run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, no_data, no_model,
     model_error, input_invalid, attempt, started_at, finished_at, coalesce(error, note) AS error,
-    data_only, opened_at
+    data_only, opened_at, scope, series, shards, shards_done, shards_failed, open_us / 1e6::float8 AS open_s,
+    read_us / 1e6::float8 AS read_s, score_us / 1e6::float8 AS score_s, write_us / 1e6::float8 AS write_s, retry_of,
+    stalled_at, log
 FROM run_data;
 
+CREATE VIEW run_events AS
+SELECT run_id, at, event, shard, worker, detail, id FROM run_event_data;
+
 CREATE VIEW run_tasks AS
-SELECT schedule, interval_start, interval_end, shard, run_id, state, attempt, worker, lease_until, updated_at
+SELECT schedule, interval_start, interval_end, shard, run_id, state, attempt, worker, lease_until, updated_at,
+    tries, series_from, series_until, scored, anomalies, no_data, no_model, model_error, input_invalid,
+    open_us / 1e6::float8 AS open_s, read_us / 1e6::float8 AS read_s, score_us / 1e6::float8 AS score_s,
+    write_us / 1e6::float8 AS write_s, not_before, error, failures
 FROM run_task_data;
+
+-- Series that have a model and are silent, or were.
+CREATE VIEW silences AS
+SELECT s.schedule, n.device, n.sensor, s.since, s.ended_at, s.noticed_at
+FROM silence_data s JOIN series_data n ON n.id = s.series_id;
+
+CREATE VIEW events AS
+SELECT id, at, kind, schedule, run_id, series, detail FROM event_data;
 
 CREATE VIEW publications AS
 SELECT schedule, interval_start, interval_end, change > published_change AS due, published_at, fence, worker, lease_until

@@ -19,7 +19,12 @@ CREATE TABLE setting_data (
     ts_unit         TEXT,
     max_disorder_us INTEGER NOT NULL DEFAULT 10000000,
     owner_ttl_us    INTEGER NOT NULL DEFAULT 30000000,
-    max_wait_us     INTEGER NOT NULL DEFAULT 600000000
+    max_wait_us     INTEGER NOT NULL DEFAULT 600000000,
+    newest_pane     INTEGER,
+    newest_at       INTEGER, -- when it was first seen
+    fleet_silent    INTEGER NOT NULL DEFAULT 0,
+    forgotten_until   INTEGER, -- of runs that were forgotten: the end of the last interval, the greatest attempt
+    forgotten_attempt INTEGER
 );
 INSERT INTO setting_data (one) VALUES (1);
 
@@ -107,17 +112,36 @@ CREATE TABLE schedule_data (
     name             TEXT PRIMARY KEY,
     window_us        INTEGER NOT NULL,
     hop_us           INTEGER NOT NULL,
-    features         TEXT NOT NULL, -- names, separated by commas
-    catch_up         TEXT NOT NULL,
-    max_age_us       INTEGER,
-    rescore_delay_us INTEGER NOT NULL,
-    republish_gap_us INTEGER NOT NULL,
+    settings         TEXT NOT NULL, -- all of them as JSON, as configured last
     revision         INTEGER NOT NULL DEFAULT 0,
     first_interval   INTEGER,
     covered_until    INTEGER,
+    pause_id         TEXT,
+    paused_at        INTEGER,
+    paused_by        TEXT,
+    looked_at        INTEGER,
+    missed_until     INTEGER,
+    missed_newest    INTEGER,
+    fired_at         INTEGER,
+    released_until   INTEGER,
+    roster_until     INTEGER,
+    thinned_until    INTEGER,
+    thinned_to       TEXT, -- what was kept
     has_view         INTEGER NOT NULL DEFAULT 0,
     created_at       INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- Fires of cron schedules, made or not; a row stands for several where nobody looked.
+CREATE TABLE fire_data (
+    schedule     TEXT NOT NULL,
+    fire_at      INTEGER NOT NULL,
+    last_fire_at INTEGER NOT NULL,
+    fires        INTEGER NOT NULL,
+    reason       TEXT, -- why not; NULL: it was made
+    recorded_at  INTEGER NOT NULL,
+    PRIMARY KEY (schedule, fire_at)
+) WITHOUT ROWID;
+CREATE INDEX fire_data_last ON fire_data (last_fire_at);
 
 CREATE TABLE run_data (
     run_id         TEXT PRIMARY KEY,
@@ -139,16 +163,44 @@ CREATE TABLE run_data (
     finished_at    INTEGER,
     error          TEXT,
     note           TEXT, -- what was known when it was opened; shown as the error where there is none
-    data_only      INTEGER NOT NULL DEFAULT 0
+    data_only      INTEGER NOT NULL DEFAULT 0,
+    scope          TEXT NOT NULL DEFAULT 'all',
+    series         TEXT,
+    shards         INTEGER NOT NULL DEFAULT 0,
+    shards_done    INTEGER NOT NULL DEFAULT 0,
+    shards_failed  INTEGER NOT NULL DEFAULT 0,
+    changed        INTEGER NOT NULL DEFAULT 0, -- some row of a shard that is done
+    open_us        INTEGER NOT NULL DEFAULT 0,
+    read_us        INTEGER NOT NULL DEFAULT 0,
+    score_us       INTEGER NOT NULL DEFAULT 0,
+    write_us       INTEGER NOT NULL DEFAULT 0,
+    retry_of       TEXT,
+    stalled_at     INTEGER,
+    log            TEXT
 ) WITHOUT ROWID;
 -- An interval has one open run per schedule.
 CREATE UNIQUE INDEX run_data_open ON run_data (schedule, interval_start) WHERE state IN ('waiting', 'running');
 CREATE INDEX run_data_interval ON run_data (schedule, interval_start, opened_at);
 CREATE INDEX run_data_newest ON run_data (interval_start);
+CREATE INDEX run_data_finished ON run_data (finished_at);
+CREATE INDEX run_data_rescore ON run_data (schedule, opened_at) WHERE cause = 'rescore';
 CREATE INDEX run_data_skipped ON run_data (schedule, interval_start) WHERE state = 'skipped';
+CREATE INDEX run_data_unlogged ON run_data (finished_at)
+    WHERE log IS NULL AND state IN ('succeeded', 'partial', 'failed', 'cancelled');
+
+CREATE TABLE run_event_data (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id TEXT NOT NULL,
+    at     INTEGER NOT NULL,
+    event  TEXT NOT NULL,
+    shard  INTEGER,
+    worker TEXT,
+    detail TEXT
+);
+CREATE INDEX run_event_data_run ON run_event_data (run_id, id);
 
 -- One row per interval and shard for all of its runs: `attempt` only rises, and is the fence of every commit.
--- `state` is `waiting`, `open` or `done`, as its present run is; an open one with an unexpired lease is being worked on.
+-- `state` is `waiting`, `open`, `done`, `failed` or `cancelled`; an open one with an unexpired lease is being worked on.
 CREATE TABLE run_task_data (
     schedule       TEXT NOT NULL,
     interval_start INTEGER NOT NULL,
@@ -156,16 +208,58 @@ CREATE TABLE run_task_data (
     interval_end   INTEGER NOT NULL,
     run_id         TEXT NOT NULL,
     state          TEXT NOT NULL,
+    series_from    INTEGER NOT NULL DEFAULT 0,
+    series_until   INTEGER, -- NULL: to the end
     attempt        INTEGER NOT NULL DEFAULT 0,
+    tries          INTEGER NOT NULL DEFAULT 0, -- of this run, less what was handed back
+    failures       INTEGER NOT NULL DEFAULT 0, -- tries of this run that failed and were counted
     worker         TEXT,
     lease_until    INTEGER,
+    not_before     INTEGER, -- the pause after a failure
     opened_at      INTEGER NOT NULL,
     updated_at     INTEGER NOT NULL,
+    scored         INTEGER NOT NULL DEFAULT 0,
+    anomalies      INTEGER NOT NULL DEFAULT 0,
+    no_data        INTEGER NOT NULL DEFAULT 0,
+    no_model       INTEGER NOT NULL DEFAULT 0,
+    model_error    INTEGER NOT NULL DEFAULT 0,
+    input_invalid  INTEGER NOT NULL DEFAULT 0,
+    open_us        INTEGER NOT NULL DEFAULT 0,
+    read_us        INTEGER NOT NULL DEFAULT 0,
+    score_us       INTEGER NOT NULL DEFAULT 0,
+    write_us       INTEGER NOT NULL DEFAULT 0,
+    error          TEXT,
     PRIMARY KEY (schedule, interval_start, shard)
 ) WITHOUT ROWID;
 -- In the order in which tasks are claimed.
 CREATE INDEX run_task_data_open ON run_task_data (opened_at, interval_start, schedule, shard) WHERE state = 'open';
 CREATE INDEX run_task_data_run ON run_task_data (run_id);
+
+-- Series with a model that sent nothing, from the first interval without data on; `ended_at` is the start of the first
+-- with data again.
+CREATE TABLE silence_data (
+    series_id  INTEGER NOT NULL REFERENCES series_data,
+    schedule   TEXT NOT NULL,
+    since      INTEGER NOT NULL,
+    noticed_at INTEGER, -- longer than the limit: part of an event
+    ended_at   INTEGER,
+    PRIMARY KEY (series_id, schedule, since)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX silence_data_open ON silence_data (schedule, series_id) WHERE ended_at IS NULL;
+CREATE INDEX silence_data_ended ON silence_data (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX silence_data_unnoticed ON silence_data (schedule, since) WHERE ended_at IS NULL AND noticed_at IS NULL;
+
+-- What an operator should know, oldest first.
+CREATE TABLE event_data (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    at       INTEGER NOT NULL,
+    kind     TEXT NOT NULL,
+    schedule TEXT,
+    run_id   TEXT,
+    series   INTEGER, -- how many
+    detail   TEXT NOT NULL
+);
+CREATE INDEX event_data_at ON event_data (at);
 
 CREATE TABLE prediction_data (
     schedule       TEXT NOT NULL,
@@ -185,6 +279,19 @@ CREATE TABLE prediction_data (
     PRIMARY KEY (schedule, window_start, series_id)
 ) WITHOUT ROWID;
 CREATE INDEX prediction_data_anomaly ON prediction_data (window_start) WHERE prediction = 1;
+-- Who is silent, who has no model, what failed: without a look at all that went well.
+CREATE INDEX prediction_data_status ON prediction_data (schedule, window_start, status, series_id)
+    WHERE status <> 'scored';
+
+-- What a series came to in the last interval that was thinned to its changes, and the interval of its last change.
+CREATE TABLE thin_state_data (
+    schedule     TEXT NOT NULL,
+    series_id    INTEGER NOT NULL,
+    status       TEXT NOT NULL,
+    prediction   INTEGER,
+    window_start INTEGER NOT NULL,
+    PRIMARY KEY (schedule, series_id)
+) WITHOUT ROWID;
 
 CREATE TABLE publication_data (
     schedule         TEXT NOT NULL,
@@ -196,6 +303,7 @@ CREATE TABLE publication_data (
     fence            INTEGER NOT NULL DEFAULT 0,
     worker           TEXT,
     lease_until      INTEGER,
+    not_before       INTEGER, -- postponed
     PRIMARY KEY (schedule, interval_start)
 ) WITHOUT ROWID;
 CREATE INDEX publication_data_due ON publication_data (interval_start, schedule) WHERE change > published_change;
@@ -225,6 +333,7 @@ CREATE TABLE model_failure_data (
     reason  TEXT NOT NULL,
     PRIMARY KEY (version, number)
 ) WITHOUT ROWID;
+CREATE INDEX model_failure_data_series ON model_failure_data (version, device, sensor);
 -- Series that are scored by one set whichever is active.
 CREATE TABLE model_pin_data (
     series_id INTEGER PRIMARY KEY REFERENCES series_data,
@@ -330,14 +439,52 @@ SELECT source, topic, kafka_partition, next_offset, end_offset,
 FROM progress_data;
 
 CREATE VIEW schedules AS
-SELECT name, window_us / 1000000.0 AS window_s, hop_us / 1000000.0 AS hop_s, features, catch_up,
-    max_age_us / 1000000.0 AS max_age_s, rescore_delay_us / 1000000.0 AS rescore_delay_s,
-    republish_gap_us / 1000000.0 AS republish_gap_s, revision,
+SELECT name, window_us / 1000000.0 AS window_s, hop_us / 1000000.0 AS hop_s,
+    (SELECT group_concat(value, ',') FROM json_each(settings, '$.features')) AS features,
+    CASE json_type(settings, '$.trigger') WHEN 'object' THEN 'cron' ELSE json_extract(settings, '$.trigger') END
+        AS "trigger",
+    json_extract(settings, '$.trigger.cron.expression') AS cron,
+    json_extract(settings, '$.trigger.cron.time_zone') AS time_zone,
+    json_extract(settings, '$.enabled') AS enabled,
+    strftime('%Y-%m-%dT%H:%M:%S', paused_at / 1000000, 'unixepoch') || printf('.%06dZ', paused_at % 1000000)
+        AS paused_at,
+    paused_by, json_extract(settings, '$.series') AS series, json_extract(settings, '$.model_set') AS model_set,
+    json_extract(settings, '$.catch_up') AS catch_up,
+    json_extract(settings, '$.max_age_us') / 1000000.0 AS max_age_s,
+    json_extract(settings, '$.max_runs') AS max_runs,
+    json_extract(settings, '$.rescore_delay_us') / 1000000.0 AS rescore_delay_s,
+    json_extract(settings, '$.republish_gap_us') / 1000000.0 AS republish_gap_s,
+    revision,
     strftime('%Y-%m-%dT%H:%M:%S.000000Z', first_interval / 1000000, 'unixepoch') AS first_interval,
     strftime('%Y-%m-%dT%H:%M:%S.000000Z', covered_until / 1000000, 'unixepoch') AS covered_until,
+    strftime('%Y-%m-%dT%H:%M:%S', looked_at / 1000000, 'unixepoch') || printf('.%06dZ', looked_at % 1000000)
+        AS looked_at,
+    strftime('%Y-%m-%dT%H:%M:%S', fired_at / 1000000, 'unixepoch') || printf('.%06dZ', fired_at % 1000000)
+        AS fired_at,
     strftime('%Y-%m-%dT%H:%M:%S', created_at / 1000000, 'unixepoch') || printf('.%06dZ', created_at % 1000000)
-        AS created_at
+        AS created_at,
+    settings
 FROM schedule_data;
+
+-- What was passed over: fires of cron schedules, and ranges of intervals.
+CREATE VIEW fires AS
+SELECT schedule,
+    strftime('%Y-%m-%dT%H:%M:%S', fire_at / 1000000, 'unixepoch') || printf('.%06dZ', fire_at % 1000000)
+        AS fire_at,
+    strftime('%Y-%m-%dT%H:%M:%S', last_fire_at / 1000000, 'unixepoch') || printf('.%06dZ', last_fire_at % 1000000)
+        AS last_fire_at,
+    fires, reason IS NULL AS made, reason,
+    strftime('%Y-%m-%dT%H:%M:%S', recorded_at / 1000000, 'unixepoch') || printf('.%06dZ', recorded_at % 1000000)
+        AS recorded_at,
+    NULL AS interval_start, NULL AS interval_end
+FROM fire_data
+UNION ALL
+SELECT schedule, NULL, NULL, NULL, 0, coalesce(error, note),
+    strftime('%Y-%m-%dT%H:%M:%S', coalesce(finished_at, opened_at) / 1000000, 'unixepoch') || printf('.%06dZ', coalesce(finished_at, opened_at) % 1000000)
+        AS recorded_at,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_start / 1000000, 'unixepoch') AS interval_start,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', interval_end / 1000000, 'unixepoch') AS interval_end
+FROM run_data WHERE state = 'skipped';
 
 CREATE VIEW runs AS
 SELECT run_id, schedule,
@@ -350,8 +497,20 @@ SELECT run_id, schedule,
         AS finished_at,
     coalesce(error, note) AS error, data_only,
     strftime('%Y-%m-%dT%H:%M:%S', opened_at / 1000000, 'unixepoch') || printf('.%06dZ', opened_at % 1000000)
-        AS opened_at
+        AS opened_at,
+    scope, series, shards, shards_done, shards_failed, open_us / 1000000.0 AS open_s, read_us / 1000000.0 AS read_s,
+    score_us / 1000000.0 AS score_s, write_us / 1000000.0 AS write_s, retry_of,
+    strftime('%Y-%m-%dT%H:%M:%S', stalled_at / 1000000, 'unixepoch') || printf('.%06dZ', stalled_at % 1000000)
+        AS stalled_at,
+    log
 FROM run_data;
+
+CREATE VIEW run_events AS
+SELECT run_id,
+    strftime('%Y-%m-%dT%H:%M:%S', at / 1000000, 'unixepoch') || printf('.%06dZ', at % 1000000)
+        AS at,
+    event, shard, worker, detail, id
+FROM run_event_data;
 
 CREATE VIEW run_tasks AS
 SELECT schedule,
@@ -361,8 +520,30 @@ SELECT schedule,
     strftime('%Y-%m-%dT%H:%M:%S', lease_until / 1000000, 'unixepoch') || printf('.%06dZ', lease_until % 1000000)
         AS lease_until,
     strftime('%Y-%m-%dT%H:%M:%S', updated_at / 1000000, 'unixepoch') || printf('.%06dZ', updated_at % 1000000)
-        AS updated_at
+        AS updated_at,
+    tries, series_from, series_until, scored, anomalies, no_data, no_model, model_error, input_invalid,
+    open_us / 1000000.0 AS open_s, read_us / 1000000.0 AS read_s, score_us / 1000000.0 AS score_s,
+    write_us / 1000000.0 AS write_s,
+    strftime('%Y-%m-%dT%H:%M:%S', not_before / 1000000, 'unixepoch') || printf('.%06dZ', not_before % 1000000)
+        AS not_before,
+    error, failures
 FROM run_task_data;
+
+-- Series that have a model and are silent, or were.
+CREATE VIEW silences AS
+SELECT s.schedule, n.device, n.sensor,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', s.since / 1000000, 'unixepoch') AS since,
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', s.ended_at / 1000000, 'unixepoch') AS ended_at,
+    strftime('%Y-%m-%dT%H:%M:%S', s.noticed_at / 1000000, 'unixepoch') || printf('.%06dZ', s.noticed_at % 1000000)
+        AS noticed_at
+FROM silence_data s JOIN series_data n ON n.id = s.series_id;
+
+CREATE VIEW events AS
+SELECT id,
+    strftime('%Y-%m-%dT%H:%M:%S', at / 1000000, 'unixepoch') || printf('.%06dZ', at % 1000000)
+        AS at,
+    kind, schedule, run_id, series, detail
+FROM event_data;
 
 CREATE VIEW publications AS
 SELECT schedule,

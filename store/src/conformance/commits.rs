@@ -23,10 +23,6 @@ super::list![
 
 type Part = std::result::Result<RecordBatch, SourceError>;
 
-fn success(_: &RunCounts) -> (RunState, Option<String>) {
-    (RunState::Succeeded, None)
-}
-
 /// Commits one batch, does something without waiting for it, and commits another a moment later.
 async fn interrupted<F>(
     store: &dyn Store,
@@ -44,7 +40,9 @@ where
         Ok(predictions(second))
     });
     let predictions = begin.chain(rest).boxed();
-    store.commit_predictions(PredictionCommit { task, predictions, verdict: &success }).await.unwrap()
+    let (selection, rules) = (&Selection::of(task.range), &Rules::default());
+    let commit = PredictionCommit { task, selection, predictions, phases: &Phases::default, rules };
+    store.commit_predictions(commit).await.unwrap()
 }
 
 async fn a_commit_comes_in_batches(store: Arc<dyn Store>) {
@@ -63,13 +61,13 @@ async fn a_commit_comes_in_batches(store: Arc<dyn Store>) {
         vec![part(&[]), part(&rows[..2]), part(&[]), part(&rows[2..3]), part(&rows[3..]), part(&[])]
     };
     let first = task(store, "default", span(0, 1), 1).await;
-    assert_eq!(commit_batches(store, &first, parts(), &success).await.unwrap(), done(&rows, true));
+    assert_eq!(commit_batches(store, &first, parts(), &Rules::default()).await.unwrap(), done(&rows, true));
     let stored = published(store, "default", span(0, 1)).await;
     let decisions: Vec<_> = stored.iter().map(|r| r.decision).collect();
     assert_eq!(decisions, rows.iter().map(|r| r.1).collect::<Vec<_>>());
     sleep_ms(3).await;
     let again = task(store, "default", span(0, 1), 1).await;
-    assert_eq!(commit_batches(store, &again, parts(), &success).await.unwrap(), done(&rows, false));
+    assert_eq!(commit_batches(store, &again, parts(), &Rules::default()).await.unwrap(), done(&rows, false));
     assert_eq!(published(store, "default", span(0, 1)).await, stored, "rows keep their run and time");
     let run = run_row(store, again.run_id).await;
     assert_eq!((run.state, run.counts), (RunState::Succeeded, counts_of(&rows)));
@@ -96,7 +94,7 @@ async fn a_stream_that_breaks_off_leaves_nothing(store: Arc<dyn Store>) {
     let (a, b) = (s.series[0], s.series[1]);
     let broken = async |task: &Task, why: SourceError| {
         let parts = vec![Ok(predictions(&[(a, Some(7.0), 9)])), Err(why), Ok(predictions(&[(b, None, 0)]))];
-        commit_batches(store, task, parts, &|_| unreachable!("there is nothing to judge")).await
+        commit_batches(store, task, parts, &Rules::default()).await
     };
     // Into nothing, and over what is stored.
     for rows in [vec![], vec![(a, Some(0.5), 1), (b, Some(0.25), 1)]] {
@@ -128,7 +126,7 @@ async fn series_that_do_not_ascend_are_refused(store: Arc<dyn Store>) {
     let (a, b) = (s.series[0], s.series[1]);
     for rows in [[b, a], [a, a]] {
         let parts = rows.iter().map(|id| Ok(predictions(&[(*id, Some(0.5), 1)]))).collect();
-        let error = commit_batches(store, &task, parts, &success).await.unwrap_err();
+        let error = commit_batches(store, &task, parts, &Rules::default()).await.unwrap_err();
         assert!(matches!(error, StoreError::Internal { .. }), "{error}");
     }
     assert!(published(store, "default", span(0, 1)).await.is_empty());
@@ -147,7 +145,7 @@ async fn a_claim_in_the_middle_fences_or_finds_nothing(store: Arc<dyn Store>) {
     let (tell, told) = tokio::sync::oneshot::channel();
     let other = s.store.clone();
     let claim = || async move {
-        let claim = TaskClaim { worker: "other".into(), lease_us: LONG, run_ids: None };
+        let claim = TaskClaim { worker: "other".into(), ..wish(LONG) };
         tell.send(super::patiently!(other.claim_task(&claim))).unwrap();
     };
     let rows = [(a, Some(1.0), 2), (b, Some(1.0), 2)];
@@ -242,7 +240,10 @@ async fn a_pinned_row_carries_its_own_set(store: Arc<dyn Store>) {
     ] {
         let task = task(store, "default", span(0, 1), 7).await;
         let parts = vec![Ok(with_sets(&rows, &given))];
-        assert_eq!(commit_batches(store, &task, parts, &success).await.unwrap(), done(&rows, changed));
+        assert_eq!(
+            commit_batches(store, &task, parts, &Rules::default()).await.unwrap(),
+            done(&rows, changed)
+        );
         assert_eq!(sets().await, stored.map(Some));
     }
 }
@@ -283,7 +284,7 @@ async fn any_rows_replace_any_rows(store: Arc<dyn Store>) {
                 (row.0, (*row, run.unwrap_or_else(|| task.run_id.to_string())))
             })
             .collect();
-        let committed = commit_batches(store, &task, parts, &success).await.unwrap();
+        let committed = commit_batches(store, &task, parts, &Rules::default()).await.unwrap();
         assert_eq!(committed, done(&rows, next != wanted), "round {round}");
         wanted = next;
         let got: Vec<_> = published(store, "default", span(0, 1)).await;

@@ -72,8 +72,8 @@ async fn of_many_planners_one_is_heard(store: Arc<dyn Store>) {
     let step = ScheduleMove {
         name: "default".into(),
         revision: row.revision,
-        first_interval: None,
         covered_until: Some(at(1)),
+        ..ScheduleMove::default()
     };
     let tasks: Vec<_> = (0..6)
         .map(|i| {
@@ -112,7 +112,7 @@ async fn many_workers_share_the_tasks(store: Arc<dyn Store>) {
         .map(|i| {
             let store = store.clone();
             tokio::spawn(async move {
-                let claim = TaskClaim { worker: format!("w{i}"), lease_us: LONG, run_ids: None };
+                let claim = TaskClaim { worker: format!("w{i}"), ..wish(LONG) };
                 let mut mine = Vec::new();
                 while let Some(task) = super::patiently!(store.claim_task(&claim)) {
                     let committed = super::patiently!(commit_rows(&*store, &task, &[]));

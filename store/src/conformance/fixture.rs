@@ -9,9 +9,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{Float64Type, Int64Type, UInt32Type};
 use fleetscore_schemas::delta::{self, Partial};
-use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::status::{RunCause, RunScope, RunState};
 use fleetscore_schemas::time::Edges;
-use fleetscore_schemas::window::{Feature, prediction_schema};
+use fleetscore_schemas::window::prediction_schema;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 
@@ -175,7 +175,16 @@ pub(super) fn window_of(version: i64, p: &Partial) -> Window {
 
 /// Windows of an interval; checks the columns and that series ascend.
 pub(super) async fn windows(store: &dyn Store, interval: Interval) -> BTreeMap<SeriesId, Window> {
-    let batches: Vec<RecordBatch> = store.windows(interval).await.unwrap().try_collect().await.unwrap();
+    windows_in(store, interval, &Selection::ALL).await
+}
+
+pub(super) async fn windows_in(
+    store: &dyn Store,
+    interval: Interval,
+    selection: &Selection,
+) -> BTreeMap<SeriesId, Window> {
+    let batches: Vec<RecordBatch> =
+        store.windows(interval, selection).await.unwrap().try_collect().await.unwrap();
     let mut rows = BTreeMap::new();
     for batch in batches {
         assert_eq!(batch.schema(), fleetscore_schemas::window::window_schema());
@@ -196,16 +205,8 @@ pub(super) async fn windows(store: &dyn Store, interval: Interval) -> BTreeMap<S
 }
 
 pub(super) fn schedule(name: &str, minutes: i64) -> ScheduleSpec {
-    ScheduleSpec {
-        name: name.into(),
-        window_us: minutes * MINUTE,
-        hop_us: minutes * MINUTE,
-        features: vec![Feature::Mean],
-        catch_up: CatchUp::All,
-        max_age_us: None,
-        rescore_delay_us: 0,
-        republish_gap_us: 0,
-    }
+    let spec = ScheduleSpec::new(name, minutes * MINUTE);
+    ScheduleSpec { rescore_delay_us: Some(0), republish_gap_us: 0, ..spec }
 }
 
 pub(super) fn new_run(schedule: &str, interval: Interval, model_set: Option<i64>) -> NewRun {
@@ -216,6 +217,10 @@ pub(super) fn new_run(schedule: &str, interval: Interval, model_set: Option<i64>
         cause: RunCause::Schedule,
         model_set,
         data_only: false,
+        scope: RunScope::All,
+        series: None,
+        cuts: vec![],
+        retry_of: None,
         note: None,
     }
 }
@@ -228,14 +233,25 @@ pub(super) async fn open_runs(store: &dyn Store, runs: Vec<NewRun>) -> Vec<Uuid>
     ids
 }
 
+/// A wish of worker `w` for any task.
+pub(super) fn wish(lease_us: i64) -> TaskClaim {
+    TaskClaim { worker: "w".into(), lease_us, run_ids: None, prefer: vec![] }
+}
+
 pub(super) async fn claim_any(store: &dyn Store, lease_us: i64) -> Option<Task> {
-    store.claim_task(&TaskClaim { worker: "w".into(), lease_us, run_ids: None }).await.unwrap()
+    store.claim_task(&wish(lease_us)).await.unwrap()
+}
+
+/// Gives a task back: due again at once and counted, or failed for good.
+pub(super) async fn fail(store: &dyn Store, task: &Task, error: &str, give_up: bool) -> GivenBack {
+    let retry = (!give_up).then_some(Retry { after_us: 0, counts: true });
+    store.fail_task(task, &TaskFailure { error, retry, rules: &Rules::default() }).await.unwrap()
 }
 
 /// Opens one run of an interval and claims its task.
 pub(super) async fn task(store: &dyn Store, schedule: &str, interval: Interval, model_set: i64) -> Task {
     let ids = open_runs(store, vec![new_run(schedule, interval, Some(model_set))]).await;
-    let claim = TaskClaim { worker: "w".into(), lease_us: LONG, run_ids: Some(ids) };
+    let claim = TaskClaim { run_ids: Some(ids), ..wish(LONG) };
     store.claim_task(&claim).await.unwrap().expect("a run just opened is due")
 }
 
@@ -246,22 +262,29 @@ pub(super) async fn run_row(store: &dyn Store, id: Uuid) -> RunRow {
     rows.remove(0)
 }
 
-/// A prediction: series, decision (anomaly unless positive; `None` is a window that is missing), window version.
+/// A prediction: series, decision (anomaly unless positive; `None` is a window that is missing, NaN a model that failed),
+/// window version.
 pub(super) type Scored = (SeriesId, Option<f64>, i64);
+
+fn decision(row: &Scored) -> Option<f64> {
+    row.1.filter(|d| !d.is_nan())
+}
 
 pub(super) fn predictions(rows: &[Scored]) -> RecordBatch {
     let decided = |f: &dyn Fn(f64) -> f64| -> ArrayRef {
-        Arc::new(rows.iter().map(|r| r.1.map(f)).collect::<Float64Array>())
+        Arc::new(rows.iter().map(|r| decision(r).map(f)).collect::<Float64Array>())
     };
-    let anomaly = |r: &Scored| r.1.map(|d| i16::from(d.is_nan() || d <= 0.0));
+    let anomaly = |r: &Scored| decision(r).map(|d| i16::from(d <= 0.0));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.0))),
         decided(&|d| d + 20.0),
         Arc::new(rows.iter().map(anomaly).collect::<Int16Array>()),
         decided(&|d| d),
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|r| if r.1.is_some() { "scored" } else { "no_data" }),
-        )),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| match r.1 {
+            None => "no_data",
+            Some(d) if d.is_nan() => "model_error",
+            Some(_) => "scored",
+        }))),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| format!("model_{}", r.0)))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.2))),
         Arc::new(
@@ -276,7 +299,8 @@ pub(super) fn predictions(rows: &[Scored]) -> RecordBatch {
 pub(super) fn counts_of(rows: &[Scored]) -> RunCounts {
     let count = |f: &dyn Fn(&Scored) -> bool| rows.iter().filter(|r| f(r)).count() as i64;
     RunCounts {
-        scored: count(&|r| r.1.is_some()),
+        scored: count(&|r| decision(r).is_some()),
+        model_error: count(&|r| r.1.is_some_and(f64::is_nan)),
         anomalies: count(&|r| r.1.is_some_and(|d| d <= 0.0)),
         no_data: count(&|r| r.1.is_none()),
         ..RunCounts::default()
@@ -288,20 +312,22 @@ pub(super) async fn commit_batches(
     store: &dyn Store,
     task: &Task,
     batches: Vec<std::result::Result<RecordBatch, SourceError>>,
-    verdict: &(dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
+    rules: &Rules,
 ) -> Result<Committed> {
     let predictions = futures::stream::iter(batches).boxed();
-    store.commit_predictions(PredictionCommit { task, predictions, verdict }).await
+    let selection = &Selection::of(task.range);
+    let commit = PredictionCommit { task, selection, predictions, phases: &Phases::default, rules };
+    store.commit_predictions(commit).await
 }
 
 /// Commits rows as the end of a run that succeeded.
 pub(super) async fn commit_rows(store: &dyn Store, task: &Task, rows: &[Scored]) -> Result<Committed> {
-    commit_batches(store, task, vec![Ok(predictions(rows))], &|_| (RunState::Succeeded, None)).await
+    commit_batches(store, task, vec![Ok(predictions(rows))], &Rules::default()).await
 }
 
 /// What a commit comes to that is neither frozen nor fenced.
 pub(super) fn done(rows: &[Scored], changed: bool) -> Committed {
-    Committed::Done { counts: counts_of(rows), state: RunState::Succeeded, changed }
+    Committed::Done { counts: counts_of(rows), changed, ended: Some((RunState::Succeeded, counts_of(rows))) }
 }
 
 pub(super) fn is_done(committed: &Committed) -> bool {
@@ -361,6 +387,66 @@ pub(super) async fn published(store: &dyn Store, schedule: &str, interval: Inter
         }
     }
     rows
+}
+
+/// The store in memory, which has no views to ask.
+fn memory(store: &dyn Store) -> Option<&MemoryStore> {
+    (store as &dyn std::any::Any).downcast_ref()
+}
+
+/// Kinds of events with their number of series, oldest first.
+pub(super) async fn events(store: &dyn Store) -> Vec<(String, Option<i64>)> {
+    if let Some(memory) = memory(store) {
+        return memory.events().into_iter().map(|e| (e.kind, e.series)).collect();
+    }
+    let rows = store.query("SELECT kind, series FROM events ORDER BY id").await.unwrap().rows;
+    rows.into_iter().map(|mut row| (text(row.remove(0)), int(&row[0]))).collect()
+}
+
+/// Silences by device and beginning: the device, whether it was noticed, whether it is over.
+pub(super) async fn silences(store: &dyn Store) -> Vec<(String, bool, bool)> {
+    if let Some(memory) = memory(store) {
+        let mut silences = memory.silences();
+        silences.sort_by_key(|s| (s.series, s.since));
+        let told = |s: &Silence| (s.noticed_at.is_some(), s.ended_at.is_some());
+        return silences.iter().map(|s| (format!("d{}", s.series - 1), told(s).0, told(s).1)).collect();
+    }
+    let sql = "SELECT device, CASE WHEN noticed_at IS NULL THEN 0 ELSE 1 END,
+                   CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END
+               FROM silences ORDER BY device, since";
+    let rows = store.query(sql).await.unwrap().rows;
+    rows.into_iter().map(|r| (text(r[0].clone()), int(&r[1]) == Some(1), int(&r[2]) == Some(1))).collect()
+}
+
+/// Fires by schedule and time, without skipped ranges: how many each stands for, and why it was not made.
+pub(super) async fn fires(store: &dyn Store) -> Vec<(String, i64, Option<String>)> {
+    if let Some(memory) = memory(store) {
+        return memory.fires().into_iter().map(|f| (f.schedule, f.fires, f.reason)).collect();
+    }
+    let sql = "SELECT schedule, fires, reason, made FROM fires WHERE fire_at IS NOT NULL ORDER BY schedule, fire_at";
+    let rows = store.query(sql).await.unwrap().rows;
+    let fire = |mut row: Vec<Cell>| {
+        let made = matches!(row[3], Cell::Bool(true) | Cell::Int(1));
+        assert_eq!(made, row[2] == Cell::Null);
+        let reason = Some(row.remove(2)).filter(|cell| *cell != Cell::Null).map(text);
+        (text(row.remove(0)), int(&row[0]).unwrap(), reason)
+    };
+    rows.into_iter().map(fire).collect()
+}
+
+fn text(cell: Cell) -> String {
+    match cell {
+        Cell::Text(text) => text,
+        other => panic!("{other:?} is no text"),
+    }
+}
+
+fn int(cell: &Cell) -> Option<i64> {
+    match cell {
+        Cell::Null => None,
+        Cell::Int(i) => Some(*i),
+        other => panic!("{other:?} is no integer"),
+    }
 }
 
 pub(super) async fn sleep_ms(ms: u64) {

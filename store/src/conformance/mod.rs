@@ -9,6 +9,7 @@ mod commits;
 mod concurrency;
 mod dead_letters;
 mod fixture;
+mod lives;
 mod merging;
 mod model_sets;
 mod plans;
@@ -18,7 +19,10 @@ mod predictions;
 mod properties;
 mod publication;
 mod retention;
+mod roster;
+mod schedules;
 mod series;
+mod shards;
 mod tasks;
 mod views;
 
@@ -72,7 +76,11 @@ pub fn promises() -> Vec<Promise> {
         dead_letters::PROMISES,
         retention::PROMISES,
         plans::PROMISES,
+        schedules::PROMISES,
         tasks::PROMISES,
+        shards::PROMISES,
+        lives::PROMISES,
+        roster::PROMISES,
         predictions::PROMISES,
         commits::PROMISES,
         publication::PROMISES,

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::*;
-use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::status::{RunCause, RunState, TaskState};
 use fleetscore_schemas::window::Feature;
 
 super::list![
@@ -18,6 +18,10 @@ super::list![
     waiting_runs_start_with_a_model_set,
     runs_are_found_by_what_they_are,
     an_open_run_can_be_cancelled,
+    a_changed_setting_fences_a_look_that_was_begun_before,
+    a_run_gives_way_to_another_and_nothing_of_its_half_is_published,
+    a_run_that_gives_way_to_none_is_as_a_cancelled_one,
+    a_run_that_is_over_gives_no_way,
 ];
 
 async fn only(store: &dyn Store) -> ScheduleRow {
@@ -35,7 +39,7 @@ async fn a_schedule_keeps_its_window(store: Arc<dyn Store>) {
         features: vec![Feature::Stddev, Feature::Mean],
         catch_up: CatchUp::Latest,
         max_age_us: Some(7),
-        rescore_delay_us: 8,
+        rescore_delay_us: Some(8),
         republish_gap_us: 9,
         ..spec.clone()
     };
@@ -88,6 +92,7 @@ fn step(row: &ScheduleRow, first: Option<i64>, covered: Option<i64>) -> Schedule
         revision: row.revision,
         first_interval: first.map(at),
         covered_until: covered.map(at),
+        ..ScheduleMove::default()
     }
 }
 
@@ -191,7 +196,7 @@ async fn an_interval_has_one_open_run(store: Arc<dyn Store>) {
     assert_eq!(store.runs(&RunFilter::default()).await.unwrap().len(), 1);
     open_runs(&*store, vec![new_run("other", span(0, 1), Some(1))]).await;
     // When it is over there may be another.
-    assert!(store.cancel_run(first).await.unwrap());
+    assert!(store.cancel_run(first, "ann").await.unwrap());
     open_runs(&*store, vec![new_run("default", span(0, 1), Some(1))]).await;
 }
 
@@ -226,7 +231,7 @@ async fn a_run_is_opened_once(store: Arc<dyn Store>) {
     let run = new_run("default", span(0, 1), Some(1));
     let plan = Plan { open: vec![run.clone()], ..Plan::default() };
     assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Done);
-    assert!(store.cancel_run(run.run_id).await.unwrap());
+    assert!(store.cancel_run(run.run_id, "ann").await.unwrap());
     assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Fenced, "its id is known, though it is over");
     assert_eq!(run_row(&*store, run.run_id).await.state, RunState::Cancelled);
 }
@@ -239,7 +244,7 @@ async fn waiting_runs_start_with_a_model_set(store: Arc<dyn Store>) {
     let cancelled = new_run("default", span(1, 2), None);
     open_runs(&*store, vec![waiting.clone(), cancelled.clone()]).await;
     assert!(claim_any(&*store, LONG).await.is_none(), "nothing may be claimed while it waits");
-    assert!(store.cancel_run(cancelled.run_id).await.unwrap());
+    assert!(store.cancel_run(cancelled.run_id, "ann").await.unwrap());
     let plan = Plan { start: vec![(waiting.run_id, 4), (cancelled.run_id, 4)], ..Plan::default() };
     assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Done);
     let row = run_row(&*store, waiting.run_id).await;
@@ -268,7 +273,7 @@ async fn runs_are_found_by_what_they_are(store: Arc<dyn Store>) {
         new_run("default", span(7, 8), Some(1)),
     ];
     let ids = open_runs(&*store, runs).await;
-    assert!(store.cancel_run(ids[3]).await.unwrap());
+    assert!(store.cancel_run(ids[3], "ann").await.unwrap());
     let all = RunFilter::default();
     let cases = [
         (all.clone(), vec![3, 1, 0, 2]),
@@ -299,16 +304,16 @@ async fn an_open_run_can_be_cancelled(store: Arc<dyn Store>) {
     s.commit(&[(0, s.series[0], &[(1, 1.0)])]).await;
     store.put_schedule(&schedule("default", 1)).await.unwrap();
     let task = task(&*store, "default", span(0, 1), 1).await;
-    assert!(store.cancel_run(task.run_id).await.unwrap());
-    assert!(!store.cancel_run(task.run_id).await.unwrap(), "it is over");
-    assert!(!store.cancel_run(Uuid::new_v4()).await.unwrap());
+    assert!(store.cancel_run(task.run_id, "ann").await.unwrap());
+    assert!(!store.cancel_run(task.run_id, "ann").await.unwrap(), "it is over");
+    assert!(!store.cancel_run(Uuid::new_v4(), "ann").await.unwrap());
     let row = run_row(&*store, task.run_id).await;
     assert!(row.state == RunState::Cancelled && row.finished_at.is_some());
     // Whoever works on it finds out.
     assert_eq!(store.renew_task(&task, LONG).await.unwrap(), Outcome::Fenced);
     let rows = [(s.series[0], Some(1.0), 1)];
     assert_eq!(commit_rows(&*store, &task, &rows).await.unwrap(), Committed::Fenced);
-    assert_eq!(store.fail_task(&task, "late", true).await.unwrap(), Outcome::Fenced);
+    assert_eq!(fail(&*store, &task, "late", true).await, GivenBack::Fenced);
     assert_eq!(run_row(&*store, task.run_id).await, row);
     assert!(published(&*store, "default", span(0, 1)).await.is_empty());
     assert!(claim_any(&*store, LONG).await.is_none());
@@ -316,7 +321,115 @@ async fn an_open_run_can_be_cancelled(store: Arc<dyn Store>) {
     let next = open_runs(&*store, vec![new_run("default", span(0, 1), Some(1))]).await[0];
     assert_eq!(commit_rows(&*store, &task, &rows).await.unwrap(), Committed::Fenced);
     assert_eq!(store.renew_task(&task, LONG).await.unwrap(), Outcome::Fenced);
-    assert_eq!(store.fail_task(&task, "late", true).await.unwrap(), Outcome::Fenced);
+    assert_eq!(fail(&*store, &task, "late", true).await, GivenBack::Fenced);
     assert_eq!(run_row(&*store, task.run_id).await, row);
     assert_eq!(claim_any(&*store, LONG).await.unwrap().run_id, next, "no lease is left on it");
+}
+
+async fn a_changed_setting_fences_a_look_that_was_begun_before(store: Arc<dyn Store>) {
+    stream(store.clone(), 1).await;
+    let spec = schedule("default", 1);
+    store.put_schedule(&spec).await.unwrap();
+    let begun = only(&*store).await;
+    store.put_schedule(&spec).await.unwrap();
+    assert_eq!(only(&*store).await.revision, begun.revision, "nothing is another");
+    store.put_schedule(&ScheduleSpec { enabled: false, ..spec.clone() }).await.unwrap();
+    assert!(only(&*store).await.revision > begun.revision);
+    let plan = Plan {
+        schedules: vec![step(&begun, None, Some(1))],
+        open: vec![new_run("default", span(0, 1), Some(1))],
+        ..Plan::default()
+    };
+    assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Fenced, "it was decided by other settings");
+    let now = only(&*store).await;
+    store.put_schedule(&ScheduleSpec { enabled: false, ..spec }).await.unwrap();
+    assert_eq!(only(&*store).await, now);
+}
+
+/// A run of two shards whose first is stored, with both of its tasks and the rows.
+async fn half_a_run(s: &Stream, interval: Interval) -> (NewRun, [Task; 2], [Scored; 2]) {
+    let run = NewRun { cuts: vec![s.series[2]], ..new_run("default", interval, Some(1)) };
+    open_runs(&*s.store, vec![run.clone()]).await;
+    let claim = TaskClaim { run_ids: Some(vec![run.run_id]), ..wish(LONG) };
+    let first = s.store.claim_task(&claim).await.unwrap().unwrap();
+    let second = s.store.claim_task(&claim).await.unwrap().unwrap();
+    let rows = [(s.series[0], Some(0.5), 1), (s.series[1], Some(0.5), 1)];
+    assert!(is_done(&commit_rows(&*s.store, &first, &rows).await.unwrap()));
+    (run, [first, second], rows)
+}
+
+const WAY: &str = "gives way to a full run";
+
+async fn a_run_gives_way_to_another_and_nothing_of_its_half_is_published(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let (old, [_, second], rows) = half_a_run(&s, span(0, 1)).await;
+    let other = open_runs(&*s.store, vec![new_run("default", span(1, 2), None)]).await[0];
+    let new = new_run("default", span(0, 1), Some(1));
+    let end = vec![(other, WAY.to_owned()), (old.run_id, WAY.to_owned())];
+    let open = vec![new_run("default", span(1, 2), None), new.clone()];
+    let plan = Plan { open, end, ..Plan::default() };
+    assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
+    for id in [old.run_id, other] {
+        let row = run_row(&*s.store, id).await;
+        assert_eq!((row.state, row.error.as_deref()), (RunState::Failed, Some(WAY)));
+        assert!(row.finished_at.is_some());
+        let last = s.store.run_events(id).await.unwrap().pop().unwrap();
+        assert_eq!((last.event.as_str(), last.detail.as_deref()), ("failed", Some(WAY)));
+        assert!(s.store.run_tasks(id).await.unwrap().is_empty(), "they are the new run's");
+    }
+    assert_eq!(commit_rows(&*s.store, &second, &[]).await.unwrap(), Committed::Fenced);
+    assert_eq!(s.store.claim_publication("p", LONG).await.unwrap(), None, "half of it is stored");
+    // The new run finds all as it is: what is published is what the old one changed.
+    let task = claim_any(&*s.store, LONG).await.unwrap();
+    assert_eq!((task.run_id, task.tries), (new.run_id, 1));
+    assert_eq!(commit_rows(&*s.store, &task, &rows).await.unwrap(), done(&rows, false));
+    let due = s.store.claim_publication("p", LONG).await.unwrap().expect("due with the end of the new run");
+    assert_eq!(due.interval, span(0, 1));
+    assert_eq!(s.store.finish_publication(&due).await.unwrap(), Outcome::Done);
+    assert_eq!(s.store.claim_publication("p", LONG).await.unwrap(), None, "once");
+}
+
+async fn a_run_that_gives_way_to_none_is_as_a_cancelled_one(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let (run, [_, second], _) = half_a_run(&s, span(0, 1)).await;
+    // Another interval's run takes nothing over.
+    let plan = Plan {
+        open: vec![new_run("default", span(1, 2), None)],
+        end: vec![(run.run_id, WAY.into())],
+        ..Plan::default()
+    };
+    assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let tasks = s.store.run_tasks(run.run_id).await.unwrap();
+    assert_eq!(tasks.iter().map(|t| t.state).collect::<Vec<_>>(), [TaskState::Done, TaskState::Cancelled]);
+    assert_eq!(s.store.renew_task(&second, LONG).await.unwrap(), Outcome::Fenced);
+    assert!(s.store.claim_publication("p", LONG).await.unwrap().is_some(), "what it changed is due");
+    // What it left undone may be repeated, and that by whom it gives way to.
+    let (run, [first, second], _) = half_a_run(&s, span(5, 6)).await;
+    let again = NewRun { retry_of: Some(run.run_id), ..new_run("default", span(5, 6), Some(1)) };
+    let (open, end) = (vec![again.clone()], vec![(run.run_id, WAY.into())]);
+    assert_eq!(s.store.plan(&Plan { open, end, ..Plan::default() }).await.unwrap(), Outcome::Done);
+    let task = claim_any(&*s.store, LONG).await.unwrap();
+    assert_eq!((task.run_id, task.shard), (again.run_id, second.shard));
+    assert_ne!(task.shard, first.shard);
+    assert!(is_done(&commit_rows(&*s.store, &task, &[]).await.unwrap()));
+    assert_eq!(s.store.claim_publication("p", LONG).await.unwrap().unwrap().interval, span(5, 6));
+}
+
+async fn a_run_that_is_over_gives_no_way(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let over = score(&*s.store, "default", span(0, 1), &[]).await.run_id;
+    let open = open_runs(&*s.store, vec![new_run("default", span(1, 2), Some(1))]).await[0];
+    let before = run_row(&*s.store, over).await;
+    for ids in [vec![over], vec![Uuid::new_v4()], vec![open, over], vec![open, open]] {
+        let end = ids.iter().map(|id| (*id, WAY.to_owned())).collect();
+        let new = new_run("default", span(3, 4), Some(1));
+        let plan = Plan { end, open: vec![new], ..Plan::default() };
+        assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Fenced, "{ids:?}");
+    }
+    assert_eq!(run_row(&*s.store, over).await, before);
+    assert_eq!(run_row(&*s.store, open).await.state, RunState::Running);
+    assert_eq!(s.store.runs(&RunFilter::default()).await.unwrap().len(), 2, "nothing was opened");
 }

@@ -5,6 +5,7 @@ use crate::*;
 use fleetscore_schemas::status::RunState;
 
 super::list![
+    an_interval_says_whether_it_has_predictions,
     longer_windows_are_merged_exactly,
     hopping_windows_share_panes,
     a_commit_stores_predictions_and_ends_the_run,
@@ -74,17 +75,14 @@ async fn a_commit_stores_predictions_and_ends_the_run(store: Arc<dyn Store>) {
     let s = stream(store, 1).await;
     let store = &*s.store;
     s.store.put_schedule(&schedule("default", 1)).await.unwrap();
-    let (a, b, c) = (s.series[0], s.series[1], s.series[2]);
+    let (a, b, c, d) = (s.series[0], s.series[1], s.series[2], s.series[3]);
     let before = store.now().await.unwrap();
     let task = task(store, "default", span(0, 1), 7).await;
-    let scored = [(a, Some(0.25), 3), (b, Some(-1.0 / 3.0), 1), (c, None, 0)];
+    let scored = [(a, Some(0.25), 3), (b, Some(-1.0 / 3.0), 1), (c, None, 0), (d, Some(f64::NAN), 1)];
     let counts = counts_of(&scored);
-    let verdict = |got: &RunCounts| {
-        assert_eq!(*got, counts, "counted as they passed");
-        (RunState::Partial, Some("1 of 3 models refused".to_owned()))
-    };
-    let commit = async || commit_batches(store, &task, vec![Ok(predictions(&scored))], &verdict).await;
-    let wanted = Committed::Done { counts, state: RunState::Partial, changed: true };
+    let rules = Rules { why: Some("1 of 4 models refused".to_owned()), ..Rules::default() };
+    let commit = async || commit_batches(store, &task, vec![Ok(predictions(&scored))], &rules).await;
+    let wanted = Committed::Done { counts, changed: true, ended: Some((RunState::Partial, counts)) };
     assert_eq!(commit().await.unwrap(), wanted);
     let rows = published(store, "default", span(0, 1)).await;
     let row = |device: &str, decision, status: &str, window_version| Row {
@@ -100,6 +98,7 @@ async fn a_commit_stores_predictions_and_ends_the_run(store: Arc<dyn Store>) {
         row("d0", Some(0.25), "scored", 3),
         row("d1", Some(-1.0 / 3.0), "scored", 1),
         row("d2", None, "no_data", 0),
+        row("d3", None, "model_error", 1),
     ];
     assert_eq!(rows, wanted);
     assert!(before.0 <= rows[0].scored_at && rows[0].scored_at <= store.now().await.unwrap().0);
@@ -108,7 +107,9 @@ async fn a_commit_stores_predictions_and_ends_the_run(store: Arc<dyn Store>) {
     assert!(text.contains("10.01 … 14.18"), "what would have been normal: {text}");
     let run = run_row(store, task.run_id).await;
     assert_eq!((run.state, run.counts), (RunState::Partial, counts));
-    assert_eq!(run.error.as_deref(), Some("1 of 3 models refused"));
+    assert!(
+        run.error.is_some_and(|e| e.starts_with("1 models failed") && e.ends_with("1 of 4 models refused"))
+    );
     assert!(run.started_at <= run.finished_at && run.finished_at.is_some());
     assert_eq!(commit().await.unwrap(), Committed::Fenced, "a retry after a lost answer");
     assert_eq!(published(store, "default", span(0, 1)).await, rows);
@@ -249,9 +250,9 @@ async fn a_failed_run_keeps_its_predictions(store: Arc<dyn Store>) {
     let s = stream(store, 1).await;
     s.store.put_schedule(&schedule("default", 1)).await.unwrap();
     let task = task(&*s.store, "default", span(0, 1), 1).await;
-    let batch = predictions(&[(s.series[0], Some(0.5), 1)]);
-    let failed = |_: &RunCounts| (RunState::Failed, Some("too many models failed".to_owned()));
-    assert!(is_done(&commit_batches(&*s.store, &task, vec![Ok(batch)], &failed).await.unwrap()));
+    let batch = predictions(&[(s.series[0], Some(f64::NAN), 1)]);
+    let rules = Rules { thresholds: Thresholds { error_threshold: 0, ..Thresholds::default() }, why: None };
+    assert!(is_done(&commit_batches(&*s.store, &task, vec![Ok(batch)], &rules).await.unwrap()));
     assert_eq!(published(&*s.store, "default", span(0, 1)).await.len(), 1);
     assert_eq!(run_row(&*s.store, task.run_id).await.state, RunState::Failed);
     open_runs(&*s.store, vec![new_run("default", span(0, 1), Some(1))]).await;
@@ -275,4 +276,16 @@ async fn intervals_and_schedules_do_not_mix(store: Arc<dyn Store>) {
         assert_eq!(rows[0].decision, Some(decision));
     }
     assert!(published(store, "five", span(5, 10)).await.is_empty());
+}
+
+async fn an_interval_says_whether_it_has_predictions(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    let store = &*s.store;
+    assert!(!store.has_predictions("default", span(0, 1)).await.unwrap());
+    score(store, "default", span(0, 1), &[(s.series[0], Some(0.5), 1)]).await;
+    assert!(store.has_predictions("default", span(0, 1)).await.unwrap());
+    assert!(!store.has_predictions("default", span(1, 2)).await.unwrap(), "another interval");
+    assert!(!store.has_predictions("other", span(0, 1)).await.unwrap(), "another schedule");
+    score(store, "default", span(0, 1), &[]).await;
+    assert!(!store.has_predictions("default", span(0, 1)).await.unwrap(), "they were replaced by none");
 }

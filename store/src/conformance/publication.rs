@@ -10,7 +10,10 @@ super::list![
     a_renewed_lease_lasts_until_it_is_lost_or_published,
     a_change_after_the_claim_makes_it_due_again,
     late_trickles_wait_for_the_gap,
+    what_a_person_waits_for_does_not_wait_for_the_gap,
     a_fence_is_raised_above_the_one_found,
+    an_interval_that_is_half_done_is_passed_over,
+    a_publishers_name_may_be_anything,
 ];
 
 async fn claim(store: &dyn Store, lease_us: i64) -> Option<Publication> {
@@ -108,6 +111,23 @@ async fn a_change_after_the_claim_makes_it_due_again(store: Arc<dyn Store>) {
     assert_eq!(claim(store, LONG).await, None);
 }
 
+async fn what_a_person_waits_for_does_not_wait_for_the_gap(store: Arc<dyn Store>) {
+    let s = with_gap(store, LONG).await;
+    let store = &*s.store;
+    for minute in [0, 1] {
+        score(store, "default", span(minute, minute + 1), &[(s.series[0], Some(0.5), 1)]).await;
+        let first = claim(store, LONG).await.unwrap();
+        assert_eq!(store.finish_publication(&first).await.unwrap(), Outcome::Done);
+        score(store, "default", span(minute, minute + 1), &[(s.series[0], Some(-0.5), 1)]).await;
+    }
+    assert_eq!(claim(store, LONG).await, None, "both were published a moment ago");
+    store.hasten_publications("other", span(0, 9)).await.unwrap();
+    assert_eq!(claim(store, LONG).await, None);
+    store.hasten_publications("default", span(1, 2)).await.unwrap();
+    assert_eq!(claim(store, LONG).await.map(|p| p.interval), Some(span(1, 2)));
+    assert_eq!(claim(store, LONG).await, None, "the other one waits");
+}
+
 async fn late_trickles_wait_for_the_gap(store: Arc<dyn Store>) {
     let s = with_gap(store, LONG).await;
     let store = &*s.store;
@@ -140,4 +160,28 @@ async fn a_fence_is_raised_above_the_one_found(store: Arc<dyn Store>) {
     assert_eq!(store.finish_publication(&raised).await.unwrap(), Outcome::Done);
     score(store, "default", span(0, 1), &[(s.series[0], Some(0.25), 1)]).await;
     assert!(claim(store, LONG).await.unwrap().fence > raised.fence);
+}
+
+async fn an_interval_that_is_half_done_is_passed_over(store: Arc<dyn Store>) {
+    let s = with_gap(store, 0).await;
+    let store = &*s.store;
+    for minute in 0..2 {
+        score(store, "default", span(minute, minute + 1), &[(s.series[0], Some(0.5), 1)]).await;
+    }
+    // It was due before, and a run of it has changed the first of its shards since.
+    let run = NewRun { cuts: vec![s.series[2]], ..new_run("default", span(0, 1), Some(1)) };
+    open_runs(store, vec![run]).await;
+    let (first, second) = (claim_any(store, LONG).await.unwrap(), claim_any(store, LONG).await.unwrap());
+    assert!(is_done(&commit_rows(store, &first, &[(s.series[0], Some(0.75), 2)]).await.unwrap()));
+    assert_eq!(claim(store, LONG).await.unwrap().interval, span(1, 2));
+    assert_eq!(claim(store, LONG).await, None);
+    assert!(is_done(&commit_rows(store, &second, &[]).await.unwrap()));
+    assert_eq!(claim(store, LONG).await.unwrap().interval, span(0, 1));
+}
+
+async fn a_publishers_name_may_be_anything(store: Arc<dyn Store>) {
+    let s = with_gap(store, 0).await;
+    score(&*s.store, "default", span(0, 1), &[(s.series[0], Some(0.5), 1)]).await;
+    let publication = s.store.claim_publication("p\0q", LONG).await.unwrap().unwrap();
+    assert_eq!(s.store.finish_publication(&publication).await.unwrap(), Outcome::Done);
 }

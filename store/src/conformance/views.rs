@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::*;
 use fleetscore_schemas::codes::DeadLetterCode;
-use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::Edges;
 
 super::list![
@@ -16,6 +16,10 @@ super::list![
     predictions_are_stale_by_version,
     views_hide_what_crosses_the_floor,
     the_views_have_the_documented_columns,
+    the_view_schedules_tells_the_settings,
+    the_views_of_a_run_tell_its_shards_and_steps,
+    what_was_passed_over_is_among_the_fires,
+    the_views_of_the_roster_name_the_series,
     losses_are_recorded_with_the_position,
     a_query_reads_and_nothing_else,
 ];
@@ -195,6 +199,7 @@ async fn what_a_schedule_dealt_with_stays_ready(store: Arc<dyn Store>) {
             revision: row.revision,
             first_interval: Some(at(0)),
             covered_until: Some(at(covered)),
+            ..ScheduleMove::default()
         };
         let plan = Plan { schedules: vec![step], ..Plan::default() };
         assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
@@ -277,16 +282,38 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
         (
             "runs",
             "run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, no_data, \
-             no_model, model_error, input_invalid, attempt, started_at, finished_at, error",
+             no_model, model_error, input_invalid, attempt, started_at, finished_at, error, data_only, opened_at, scope, \
+             series, shards, shards_done, shards_failed, open_s, read_s, score_s, write_s, retry_of, stalled_at, log",
         ),
-        ("run_tasks", "schedule, interval_start, interval_end, shard, run_id, attempt, worker"),
+        (
+            "run_tasks",
+            "schedule, interval_start, interval_end, shard, run_id, state, attempt, worker, lease_until, updated_at, tries, \
+             series_from, series_until, scored, anomalies, no_data, no_model, model_error, input_invalid, open_s, read_s, \
+             score_s, write_s, not_before, error, failures",
+        ),
+        ("run_events", "run_id, at, event, shard, worker, detail, id"),
+        (
+            "fires",
+            "schedule, fire_at, last_fire_at, fires, made, reason, recorded_at, interval_start, interval_end",
+        ),
+        ("silences", "schedule, device, sensor, since, ended_at, noticed_at"),
+        ("events", "id, at, kind, schedule, run_id, series, detail"),
+        (
+            "publications",
+            "schedule, interval_start, interval_end, due, published_at, fence, worker, lease_until",
+        ),
         (
             "model_sets",
             "version, path, active, models, refused, origin, checksum, created_by, created_at, features, training_rows, note",
         ),
         ("model_pins", "device, sensor, model_set, pinned_by, pinned_at"),
         ("model_failures", "model_set, device, sensor, source, reason"),
-        ("schedules", "name, first_interval, covered_until"),
+        (
+            "schedules",
+            "name, window_s, hop_s, features, trigger, cron, time_zone, enabled, paused_at, paused_by, series, model_set, \
+             catch_up, max_age_s, max_runs, rescore_delay_s, republish_gap_s, revision, first_interval, covered_until, \
+             looked_at, fired_at, created_at, settings",
+        ),
         ("loss_events", "source, topic, kafka_partition, from_offset, to_offset, detail, recorded_at"),
     ];
     for (view, columns) in views {
@@ -294,16 +321,16 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
             s.store.query(&format!("SELECT * FROM {view}")).await.unwrap_or_else(|e| panic!("{view}: {e}"));
         let wanted: Vec<_> = columns.split(", ").collect();
         // The order is fixed where the documentation lists all of them.
-        if !["run_tasks", "model_sets", "schedules", "loss_events"].contains(&view) {
+        if !["model_sets", "loss_events"].contains(&view) {
             assert_eq!(got.columns[..wanted.len()], wanted, "{view}");
         } else {
             assert!(wanted.iter().all(|c| got.columns.iter().any(|g| g == c)), "{view}: {:?}", got.columns);
         }
     }
     let task = task(&*s.store, "five", span(0, 5), 4).await;
-    let batch = predictions(&[(s.series[0], Some(-0.5), 1), (s.series[1], None, 0)]);
-    let partial = |_: &RunCounts| (RunState::Partial, None);
-    assert!(is_done(&commit_batches(&*s.store, &task, vec![Ok(batch)], &partial).await.unwrap()));
+    let (a, b, c) = (s.series[0], s.series[1], s.series[2]);
+    let scored = [(a, Some(-0.5), 1), (b, None, 0), (c, Some(f64::NAN), 1)];
+    assert!(is_done(&commit_rows(&*s.store, &task, &scored).await.unwrap()));
     let got = rows(
         &*s.store,
         "SELECT run_id, state, cause, model_set, scored, anomalies, no_data, attempt FROM runs",
@@ -322,6 +349,169 @@ async fn the_views_have_the_documented_columns(store: Arc<dyn Store>) {
     assert_eq!(got.await, [wanted]);
     let got = rows(&*s.store, "SELECT next_offset, owner FROM progress").await;
     assert_eq!(got, [[Cell::Int(1), text("owner")]]);
+}
+
+async fn the_view_schedules_tells_the_settings(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let s = stream(store, 1).await;
+    let cron = Trigger::Cron { expression: "0 6 * * *".into(), time_zone: "Europe/Berlin".into() };
+    let spec = ScheduleSpec {
+        trigger: cron,
+        enabled: false,
+        series: Some("^d1/'s'$".into()),
+        model_set: Some(7),
+        catch_up: CatchUp::Latest,
+        max_age_us: Some(1_500_000),
+        max_runs: Some(3),
+        rescore_delay_us: None,
+        republish_gap_us: 2_000_000,
+        ..ScheduleSpec::new("morning", 5 * MINUTE)
+    };
+    s.store.put_schedule(&spec).await.unwrap();
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    s.store.put_schedule(&ScheduleSpec { trigger: Trigger::Manual, ..schedule("by_hand", 1) }).await.unwrap();
+    assert!(s.store.pause_schedule("morning", Some("ann")).await.unwrap());
+    let sql =
+        "SELECT name, trigger, cron, time_zone, series, catch_up, paused_by FROM schedules ORDER BY name";
+    let text = |t: &str| if t.is_empty() { Cell::Null } else { Cell::Text(t.to_owned()) };
+    let told = |texts: [&str; 7]| texts.map(text).to_vec();
+    let wanted = [
+        told(["by_hand", "manual", "", "", "", "all", ""]),
+        told(["default", "interval", "", "", "", "all", ""]),
+        told(["morning", "cron", "0 6 * * *", "Europe/Berlin", "^d1/'s'$", "latest", "ann"]),
+    ];
+    assert_eq!(rows(&*s.store, sql).await, wanted);
+    let sql =
+        "SELECT window_s, hop_s, enabled, model_set, max_age_s, max_runs, rescore_delay_s, republish_gap_s
+               FROM schedules ORDER BY name";
+    let got = numbers(&*s.store, sql).await;
+    let wanted = [Some(300.0), Some(300.0), Some(0.0), Some(7.0), Some(1.5), Some(3.0), None, Some(2.0)];
+    assert_eq!(got[2], wanted);
+    assert_eq!((got[1][2], got[1][3], got[1][6]), (Some(1.0), None, Some(0.0)));
+    let sql = "SELECT CASE WHEN paused_at IS NULL THEN 0 ELSE 1 END FROM schedules ORDER BY name";
+    assert_eq!(numbers(&*s.store, sql).await, [[Some(0.0)], [Some(0.0)], [Some(1.0)]]);
+}
+
+async fn the_views_of_a_run_tell_its_shards_and_steps(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let run = NewRun {
+        cuts: vec![s.series[2]],
+        series: Some("^d".into()),
+        ..new_run("default", span(0, 1), Some(1))
+    };
+    open_runs(&*s.store, vec![run.clone()]).await;
+    let first = claim_any(&*s.store, LONG).await.unwrap();
+    let phases = Phases { open_us: 250_000, read_us: 500_000, score_us: 1_000_000, write_us: 2_000_000 };
+    let scored = [(s.series[0], Some(0.5), 1), (s.series[1], Some(-0.5), 1)];
+    let commit = PredictionCommit {
+        task: &first,
+        selection: &Selection::of(first.range),
+        predictions: Box::pin(futures::stream::iter(vec![Ok(predictions(&scored))])),
+        phases: &move || phases,
+        rules: &Rules::default(),
+    };
+    assert!(is_done(&s.store.commit_predictions(commit).await.unwrap()));
+    let second = claim_any(&*s.store, LONG).await.unwrap();
+    assert_eq!(fail(&*s.store, &second, "no answer", true).await, GivenBack::Ended(RunState::Partial));
+    let got = numbers(
+        &*s.store,
+        "SELECT shards, shards_done, shards_failed, scored, anomalies, attempt, open_s, read_s, score_s, write_s FROM runs",
+    );
+    assert_eq!(got.await, [[2.0, 1.0, 1.0, 2.0, 1.0, 2.0, 0.25, 0.5, 1.0, 2.0].map(Some)]);
+    let text = |t: &str| Cell::Text(t.to_owned());
+    assert_eq!(rows(&*s.store, "SELECT scope, series FROM runs").await, [[text("all"), text("^d")]]);
+    let sql = "SELECT shard, tries, scored, series_from, series_until, open_s FROM run_tasks ORDER BY shard";
+    let border = f64::from(s.series[2]);
+    let wanted = [
+        [Some(0.0), Some(1.0), Some(2.0), Some(0.0), Some(border), Some(0.25)],
+        [Some(1.0), Some(1.0), Some(0.0), Some(border), None, Some(0.0)],
+    ];
+    assert_eq!(numbers(&*s.store, sql).await, wanted);
+    let sql = "SELECT state, worker, error FROM run_tasks ORDER BY shard";
+    let wanted = [[text("done"), text("w"), Cell::Null], [text("failed"), text("w"), text("no answer")]];
+    assert_eq!(rows(&*s.store, sql).await, wanted);
+    let sql = "SELECT run_id, event, shard FROM run_events ORDER BY id";
+    let id = text(&run.run_id.to_string());
+    let step = |event: &str, shard| [id.clone(), text(event), shard];
+    let wanted = [
+        step("running", Cell::Null),
+        step("started", Cell::Null),
+        step("shard_failed", Cell::Int(1)),
+        step("partial", Cell::Null),
+    ];
+    assert_eq!(rows(&*s.store, sql).await, wanted);
+}
+
+async fn what_was_passed_over_is_among_the_fires(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let fire = |minute, fires, reason: Option<&str>| Fire {
+        schedule: "default".into(),
+        at: at(minute),
+        last: at(minute + fires - 1),
+        fires,
+        reason: reason.map(Into::into),
+    };
+    let gap = SkippedRange {
+        run_id: Uuid::new_v4(),
+        schedule: "default".into(),
+        range: span(2, 9),
+        cause: RunCause::Gap,
+        note: "no readings".into(),
+    };
+    let fires = vec![fire(1, 1, None), fire(2, 3, Some("paused"))];
+    let plan = Plan { fires, skipped: vec![gap], ..Plan::default() };
+    assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
+    open_runs(&*s.store, vec![new_run("default", span(9, 10), Some(1))]).await;
+    let sql = "SELECT fires, made, CASE WHEN fire_at IS NULL THEN 1 ELSE 0 END,
+                   CASE WHEN interval_start IS NULL THEN 1 ELSE 0 END FROM fires ORDER BY 3, 1";
+    let wanted = [
+        [Some(1.0), Some(1.0), Some(0.0), Some(1.0)],
+        [Some(3.0), Some(0.0), Some(0.0), Some(1.0)],
+        [None, Some(0.0), Some(1.0), Some(0.0)],
+    ];
+    assert_eq!(numbers(&*s.store, sql).await, wanted);
+    let sql = "SELECT reason FROM fires WHERE reason IS NOT NULL ORDER BY reason";
+    let text = |t: &str| Cell::Text(t.to_owned());
+    assert_eq!(rows(&*s.store, sql).await, [[text("no readings")], [text("paused")]]);
+    // So is a run that came too late, with what it says of itself.
+    let task = claim_any(&*s.store, LONG).await.unwrap();
+    s.store.retain_from(at(20)).await.unwrap();
+    assert_eq!(commit_rows(&*s.store, &task, &[]).await.unwrap(), Committed::Frozen);
+    let sql = "SELECT reason FROM fires WHERE reason LIKE '%floor of retention%'";
+    assert_eq!(rows(&*s.store, sql).await.len(), 1);
+}
+
+async fn the_views_of_the_roster_name_the_series(store: Arc<dyn Store>) {
+    needs_sql!(store);
+    let s = stream(store, 1).await;
+    s.store.put_schedule(&schedule("default", 1)).await.unwrap();
+    let row = s.store.schedules().await.unwrap().remove(0);
+    let step = ScheduleMove {
+        name: "default".into(),
+        revision: row.revision,
+        first_interval: Some(at(0)),
+        covered_until: Some(at(2)),
+        ..ScheduleMove::default()
+    };
+    let plan = Plan { schedules: vec![step], ..Plan::default() };
+    assert_eq!(s.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let (a, b) = (s.series[0], s.series[1]);
+    score(&*s.store, "default", span(0, 1), &[(a, None, 0), (b, None, 0)]).await;
+    score(&*s.store, "default", span(1, 2), &[(a, Some(0.5), 1), (b, None, 0)]).await;
+    for _ in 0..2 {
+        assert!(s.store.advance_roster("default", Some(30_000_000)).await.unwrap());
+    }
+    let sql =
+        "SELECT schedule, device, sensor FROM silences WHERE ended_at IS NULL AND noticed_at IS NOT NULL";
+    let text = |t: &str| Cell::Text(t.to_owned());
+    assert_eq!(rows(&*s.store, sql).await, [[text("default"), text("d1"), text("s")]]);
+    let sql = "SELECT kind, schedule, series FROM events ORDER BY id";
+    let event = |kind: &str, n| [text(kind), text("default"), Cell::Int(n)];
+    assert_eq!(rows(&*s.store, sql).await, [event("series_silent", 2), event("series_back", 1)]);
 }
 
 async fn losses_are_recorded_with_the_position(store: Arc<dyn Store>) {

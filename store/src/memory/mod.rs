@@ -1,26 +1,32 @@
 //! The store in memory: plain maps behind one lock. It is the reference of what the trait promises, and the store of
 //! simulations, whose clock it may be given.
 
+mod models;
 mod plan;
+mod roster;
+mod runs;
 mod score;
 mod stream;
 
 use crate::batch::{BATCH_ROWS, SeriesBuilder};
 use crate::intake::{Columns, Intake};
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat, Loss,
-    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    ProgressRow, Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow,
-    ScheduleRow, ScheduleSpec, Store, StoreError, StoreKind, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Fire, GivenBack,
+    Heartbeat, Keep, Loss, ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan,
+    PredictionCommit, Progress, ProgressRow, Publication, QueryResult, ReadinessSettings, Result, Rollback,
+    RunEvent, RunFilter, RunRow, ScheduleRow, ScheduleSpec, Selection, SeriesRange, Store, StoreError,
+    StoreKind, Task, TaskClaim, TaskFailure, TaskRow,
 };
 use async_trait::async_trait;
 use fleetscore_schemas::delta::{PaneKey, Partial};
 use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::status::{PredictionStatus, RunScope};
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use futures::StreamExt;
-use plan::{RunEntry, TaskEntry};
-use score::{PredictionRow, PublicationEntry, StoredPrediction};
+use models::Activation;
+use runs::{RunEntry, TaskEntry};
+use score::{Commit, PredictionRow, PublicationEntry, StoredPrediction};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -59,6 +65,21 @@ impl MemoryStore {
     pub fn losses(&self) -> Vec<Loss> {
         self.state().losses.clone()
     }
+
+    /// What an operator should know, oldest first: what the SQL stores show as `events`.
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+
+    /// Silences of series in the order of their beginning: what the SQL stores show as `silences`.
+    pub fn silences(&self) -> Vec<Silence> {
+        self.state().silences.clone()
+    }
+
+    /// Fires by schedule and time: what the SQL stores show as `fires`, without skipped ranges.
+    pub fn fires(&self) -> Vec<Fire> {
+        self.state().fires.values().cloned().collect()
+    }
 }
 
 impl Default for MemoryStore {
@@ -75,6 +96,38 @@ impl std::fmt::Debug for MemoryStore {
             .field("panes", &state.panes.len())
             .finish_non_exhaustive()
     }
+}
+
+/// What an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When, by the store's clock.
+    pub at: Timestamp,
+    /// `series_silent`, `series_back`, `fleet_silent`, `fleet_back` or `run_stalled`.
+    pub kind: String,
+    /// The schedule, where it is about one.
+    pub schedule: Option<String>,
+    /// The run, where it is about one.
+    pub run_id: Option<Uuid>,
+    /// How many series, where it is about some.
+    pub series: Option<i64>,
+    /// What exactly.
+    pub detail: String,
+}
+
+/// A time in which a series with a model sent nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// The schedule in whose intervals.
+    pub schedule: String,
+    /// The series.
+    pub series: SeriesId,
+    /// Start of the first interval without data.
+    pub since: Timestamp,
+    /// When it was found to last longer than the limit.
+    pub noticed_at: Option<Timestamp>,
+    /// Start of the first interval with data again.
+    pub ended_at: Option<Timestamp>,
 }
 
 /// One stored pane of one series.
@@ -101,13 +154,26 @@ struct State {
     dead_letters: BTreeMap<i64, DeadLetterRow>,
     losses: Vec<Loss>,
     schedules: BTreeMap<String, ScheduleRow>,
+    fires: BTreeMap<(String, Timestamp), Fire>,
     runs: HashMap<Uuid, RunEntry>,
+    run_events: HashMap<Uuid, Vec<RunEvent>>,
+    events: Vec<Event>,
     /// Waiting or running runs by (schedule, interval start).
     open: HashMap<(String, Timestamp), Uuid>,
     /// Running runs in the order in which they are claimed: (opened at, interval start, schedule).
     due: BTreeSet<(Timestamp, Timestamp, String, Uuid)>,
     /// Tasks by (schedule, interval start, shard).
     tasks: BTreeMap<(String, Timestamp, i32), TaskEntry>,
+    /// Of intervals that end by this time tasks were forgotten, with attempts up to this one.
+    forgotten: Option<(Timestamp, i64)>,
+    silences: Vec<Silence>,
+    /// Start of the newest pane, and since when it is.
+    newest: Option<(Timestamp, Timestamp)>,
+    fleet_silent: bool,
+    /// Intervals that start before this are thinned, by schedule; and what was kept.
+    thinned: HashMap<String, (Timestamp, Keep)>,
+    /// What each series was last, as far as a schedule is thinned to changes.
+    thin_states: HashMap<String, HashMap<SeriesId, (PredictionStatus, Option<i16>)>>,
     predictions: BTreeMap<(String, Timestamp), BTreeMap<SeriesId, StoredPrediction>>,
     /// Publications by (interval start, schedule).
     publications: BTreeMap<(Timestamp, String), PublicationEntry>,
@@ -115,8 +181,8 @@ struct State {
     model_failures: BTreeMap<i64, Vec<ModelFailure>>,
     model_pins: BTreeMap<SeriesId, ModelPin>,
     last_model_set: i64,
-    /// Activated sets, the active one last.
-    activations: Vec<i64>,
+    /// Oldest first.
+    activations: Vec<Activation>,
 }
 
 impl Default for State {
@@ -135,10 +201,19 @@ impl Default for State {
             dead_letters: BTreeMap::new(),
             losses: Vec::new(),
             schedules: BTreeMap::new(),
+            fires: BTreeMap::new(),
             runs: HashMap::new(),
+            run_events: HashMap::new(),
+            events: Vec::new(),
             open: HashMap::new(),
             due: BTreeSet::new(),
             tasks: BTreeMap::new(),
+            forgotten: None,
+            silences: Vec::new(),
+            newest: None,
+            fleet_silent: false,
+            thinned: HashMap::new(),
+            thin_states: HashMap::new(),
             predictions: BTreeMap::new(),
             publications: BTreeMap::new(),
             model_sets: BTreeMap::new(),
@@ -179,6 +254,10 @@ impl Store for MemoryStore {
     async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()> {
         self.state().readiness = Some(*settings);
         Ok(())
+    }
+
+    async fn readiness(&self) -> Result<ReadinessSettings> {
+        Ok(self.state().readiness.unwrap_or_default())
     }
 
     async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
@@ -270,6 +349,16 @@ impl Store for MemoryStore {
         Ok(self.state().schedules.values().cloned().collect())
     }
 
+    async fn pause_schedule(&self, name: &str, by: Option<&str>) -> Result<bool> {
+        let now = self.clock();
+        self.state().pause_schedule(name, by, now)
+    }
+
+    async fn last_series(&self) -> Result<SeriesId> {
+        // No more than max_series, which is an u32.
+        Ok(self.state().names.len() as SeriesId)
+    }
+
     async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>> {
         Ok(self.state().changed.values().take(limit).cloned().collect())
     }
@@ -281,6 +370,28 @@ impl Store for MemoryStore {
 
     async fn stale_series(&self, schedule: &str, interval: Interval) -> Result<u64> {
         Ok(self.state().stale_series(schedule, interval))
+    }
+
+    async fn series_of(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        range: SeriesRange,
+        scope: RunScope,
+    ) -> Result<Vec<SeriesId>> {
+        Ok(self.state().series_of(schedule, interval, range, scope))
+    }
+
+    async fn run_events(&self, run_id: Uuid) -> Result<Vec<RunEvent>> {
+        Ok(self.state().run_events.get(&run_id).cloned().unwrap_or_default())
+    }
+
+    async fn run_tasks(&self, run_id: Uuid) -> Result<Vec<TaskRow>> {
+        Ok(self.state().run_tasks(run_id))
+    }
+
+    async fn run_failures(&self, run_id: Uuid, limit: usize) -> Result<Vec<(String, i64)>> {
+        Ok(self.state().run_failures(run_id, limit))
     }
 
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
@@ -297,8 +408,8 @@ impl Store for MemoryStore {
         Ok(self.state().renew_task(task, lease_us, now))
     }
 
-    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-        let batches = self.state().windows(interval)?;
+    async fn windows(&self, interval: Interval, selection: &Selection) -> Result<BatchStream<'_>> {
+        let batches = self.state().windows(interval, selection)?;
         Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
     }
 
@@ -311,23 +422,67 @@ impl Store for MemoryStore {
                 rows.push(PredictionRow::new(&columns.row(i))?);
             }
         }
-        let (counts, now) = (intake.counts(), self.clock());
-        Ok(self.state().commit_predictions(commit.task, rows, counts, commit.verdict, now))
+        let (counts, phases, now) = (intake.counts(), (commit.phases)(), self.clock());
+        let PredictionCommit { task, selection, rules, .. } = commit;
+        let commit = Commit { task, selection, rows, counts, phases, rules };
+        Ok(self.state().commit_predictions(commit, now))
     }
 
-    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
+    async fn fail_task(&self, task: &Task, failure: &TaskFailure<'_>) -> Result<GivenBack> {
         let now = self.clock();
-        Ok(self.state().fail_task(task, error, give_up, now))
+        Ok(self.state().fail_task(task, failure, now))
     }
 
-    async fn cancel_run(&self, run_id: Uuid) -> Result<bool> {
+    async fn cancel_run(&self, run_id: Uuid, by: &str) -> Result<bool> {
         let now = self.clock();
-        Ok(self.state().cancel_run(run_id, now))
+        Ok(self.state().cancel_run(run_id, by, now))
+    }
+
+    async fn mark_stalled(&self) -> Result<u64> {
+        let now = self.clock();
+        Ok(self.state().mark_stalled(now))
+    }
+
+    async fn unlogged_runs(&self, limit: usize) -> Result<Vec<RunRow>> {
+        Ok(self.state().unlogged_runs(limit))
+    }
+
+    async fn log_run(&self, run_id: Uuid, path: &str) -> Result<()> {
+        self.state().log_run(run_id, path);
+        Ok(())
+    }
+
+    async fn forget_runs(
+        &self,
+        finished_before: Timestamp,
+        interval_before: Timestamp,
+        limit: usize,
+    ) -> Result<u64> {
+        Ok(self.state().forget_runs(finished_before, interval_before, limit))
+    }
+
+    async fn advance_roster(&self, schedule: &str, silence_us: Option<i64>) -> Result<bool> {
+        let now = self.clock();
+        Ok(self.state().advance_roster(schedule, silence_us, now))
+    }
+
+    async fn note_newest(&self, pane: Timestamp, silence_us: Option<i64>) -> Result<Timestamp> {
+        let now = self.clock();
+        Ok(self.state().note_newest(pane, silence_us, now))
+    }
+
+    async fn thin(&self, schedule: &str, keep: Keep, limit: usize) -> Result<u64> {
+        Ok(self.state().thin(schedule, keep, limit))
     }
 
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
         let now = self.clock();
         Ok(self.state().claim_publication(worker, lease_us, now))
+    }
+
+    async fn hasten_publications(&self, schedule: &str, range: Interval) -> Result<()> {
+        self.state().hasten_publications(schedule, range);
+        Ok(())
     }
 
     async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
@@ -343,6 +498,22 @@ impl Store for MemoryStore {
         Ok(self.state().raise_publication(publication, above))
     }
 
+    async fn publication_rows(&self, publication: &Publication) -> Result<Option<BatchStream<'_>>> {
+        let batches = {
+            let state = self.state();
+            if state.is_half_done(&publication.schedule, publication.interval.start) {
+                return Ok(None);
+            }
+            state.published(&publication.schedule, publication.interval, BATCH_ROWS)?
+        };
+        Ok(Some(futures::stream::iter(batches.into_iter().map(Ok)).boxed()))
+    }
+
+    async fn postpone_publication(&self, publication: &Publication, after_us: i64) -> Result<Outcome> {
+        let now = self.clock();
+        Ok(self.state().postpone_publication(publication, after_us, now))
+    }
+
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
         let now = self.clock();
         Ok(self.state().finish_publication(publication, now))
@@ -351,6 +522,12 @@ impl Store for MemoryStore {
     async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         let batches = self.state().published(schedule, interval, BATCH_ROWS)?;
         Ok(futures::stream::iter(batches.into_iter().map(Ok)).boxed())
+    }
+
+    async fn has_predictions(&self, schedule: &str, interval: Interval) -> Result<bool> {
+        let state = self.state();
+        let rows = state.predictions.get(&(schedule.to_owned(), interval.start));
+        Ok(rows.is_some_and(|rows| !rows.is_empty()))
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
@@ -376,7 +553,11 @@ impl Store for MemoryStore {
 
     async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
         let state = self.state();
-        Ok(state.activations.last().and_then(|version| state.model_set(*version)))
+        Ok(state.active_version().and_then(|version| state.model_set(version)))
+    }
+
+    async fn model_set_as_of(&self, time: Timestamp) -> Result<Option<i64>> {
+        Ok(self.state().model_set_as_of(time))
     }
 
     async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {
@@ -397,23 +578,17 @@ impl Store for MemoryStore {
     }
 
     async fn activate_model_set(&self, version: i64) -> Result<()> {
-        self.state().activate(version)
+        let now = self.clock();
+        self.state().activate(version, now)
     }
 
     async fn model_set_before(&self) -> Result<Option<Rollback>> {
-        Ok(match self.state().activations.as_slice() {
-            [.., to, from] => Some(Rollback { from: *from, to: *to }),
-            _ => None,
-        })
+        Ok(self.state().model_set_before())
     }
 
     async fn rollback_model_set(&self, rollback: Rollback) -> Result<Outcome> {
-        let mut state = self.state();
-        if !state.activations.ends_with(&[rollback.to, rollback.from]) {
-            return Ok(Outcome::Fenced);
-        }
-        state.activations.pop();
-        Ok(Outcome::Done)
+        let now = self.clock();
+        Ok(self.state().rollback(rollback, now))
     }
 
     async fn query(&self, _sql: &str) -> Result<QueryResult> {

@@ -1,16 +1,17 @@
-//! Predictions, their publication, and model sets.
+//! Predictions, and their publication.
 
 use super::State;
 use crate::batch::{PublishedBuilder, PublishedRow};
-use crate::intake::{FROZEN, Prediction};
+use crate::intake::Prediction;
 use crate::{
-    Committed, ModelFailure, ModelPin, ModelSetRow, Outcome, Publication, Result, RunCounts, StoreError, Task,
+    Committed, Outcome, Phases, Publication, Result, Rules, RunCounts, Selection, SeriesRange, StoreError,
+    Task,
 };
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
-use fleetscore_schemas::status::{PredictionStatus, RunState};
+use fleetscore_schemas::status::{PredictionStatus, RunScope};
 use fleetscore_schemas::time::{Interval, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// What was predicted.
@@ -18,13 +19,13 @@ use uuid::Uuid;
 pub(super) struct PredictionRow {
     series: SeriesId,
     value: Option<f64>,
-    prediction: Option<i16>,
+    pub(super) prediction: Option<i16>,
     decision: Option<f64>,
-    status: PredictionStatus,
+    pub(super) status: PredictionStatus,
     model: Option<String>,
     window_version: i64,
     normal_range: Option<String>,
-    model_set: Option<i64>,
+    pub(super) model_set: Option<i64>,
 }
 
 impl PredictionRow {
@@ -46,10 +47,10 @@ impl PredictionRow {
 /// The current prediction of one series in one interval.
 #[derive(Debug, Clone)]
 pub(super) struct StoredPrediction {
-    row: PredictionRow,
+    pub(super) row: PredictionRow,
     window_end: Timestamp,
-    run_id: Uuid,
-    scored_at: Timestamp,
+    pub(super) run_id: Uuid,
+    pub(super) scored_at: Timestamp,
 }
 
 /// How far the publication of one interval is behind.
@@ -63,64 +64,89 @@ pub(super) struct PublicationEntry {
     published: i64,
     published_at: Option<Timestamp>,
     lease_until: Option<Timestamp>,
+    /// Postponed.
+    not_before: Option<Timestamp>,
+}
+
+/// What a commit brings.
+#[derive(Debug)]
+pub(super) struct Commit<'a> {
+    pub(super) task: &'a Task,
+    pub(super) selection: &'a Selection,
+    pub(super) rows: Vec<PredictionRow>,
+    pub(super) counts: RunCounts,
+    pub(super) phases: Phases,
+    pub(super) rules: &'a Rules,
 }
 
 impl State {
     /// 0 where the interval crosses the floor: its predictions are frozen.
     pub(super) fn stale_series(&self, schedule: &str, interval: Interval) -> u64 {
+        self.stale(schedule, interval).len() as u64
+    }
+
+    pub(super) fn series_of(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        range: SeriesRange,
+        scope: RunScope,
+    ) -> Vec<SeriesId> {
+        let mut series = match scope {
+            RunScope::All => Vec::new(),
+            RunScope::Stale => self.stale(schedule, interval),
+            RunScope::Failed => {
+                let rows = self.predictions.get(&(schedule.to_owned(), interval.start));
+                let failed = rows.into_iter().flatten();
+                failed
+                    .filter(|(_, p)| p.row.status == PredictionStatus::ModelError)
+                    .map(|(s, _)| *s)
+                    .collect()
+            }
+        };
+        series.retain(|id| range.contains(*id));
+        series
+    }
+
+    fn stale(&self, schedule: &str, interval: Interval) -> Vec<SeriesId> {
         if self.floor().is_some_and(|floor| interval.start < floor) {
-            return 0;
+            return Vec::new();
         }
         let none = BTreeMap::new();
         let stored = self.predictions.get(&(schedule.to_owned(), interval.start)).unwrap_or(&none);
         let windows = self.merged(interval);
         let scored_from = |series: &SeriesId| stored.get(series).map_or(0, |p| p.row.window_version);
-        let moved = windows.iter().filter(|(series, (_, version))| scored_from(series) != *version).count();
-        let gone =
-            stored.iter().filter(|(s, p)| p.row.window_version != 0 && !windows.contains_key(s)).count();
-        (moved + gone) as u64
+        let moved = windows.iter().filter(|(series, (_, version))| scored_from(series) != *version);
+        let gone = stored.iter().filter(|(s, p)| p.row.window_version != 0 && !windows.contains_key(s));
+        let series: BTreeSet<_> = moved.map(|(s, _)| *s).chain(gone.map(|(s, _)| *s)).collect();
+        series.into_iter().collect()
     }
 
-    pub(super) fn commit_predictions(
-        &mut self,
-        task: &Task,
-        rows: Vec<PredictionRow>,
-        counts: RunCounts,
-        verdict: &(dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
-        now: Timestamp,
-    ) -> Committed {
+    pub(super) fn commit_predictions(&mut self, commit: Commit<'_>, now: Timestamp) -> Committed {
+        let Commit { task, selection, rows, counts, phases, rules } = commit;
         if self.held(task).is_none() {
             return Committed::Fenced;
         }
         if self.floor().is_some_and(|floor| task.interval.start < floor) {
-            let error = Some(FROZEN.to_owned());
-            self.end_scored(task, RunCounts::default(), RunState::Skipped, error, now);
+            self.freeze(task.run_id, now);
             return Committed::Frozen;
         }
-        let changed = self.replace(task, rows, now);
-        if changed {
-            let key = (task.interval.start, task.schedule.clone());
-            self.publications
-                .entry(key)
-                .or_insert(PublicationEntry {
-                    interval: task.interval,
-                    fence: 0,
-                    change: 0,
-                    published: 0,
-                    published_at: None,
-                    lease_until: None,
-                })
-                .change += 1;
-        }
-        let (state, error) = verdict(&counts);
-        self.end_scored(task, counts, state, error, now);
-        Committed::Done { counts, state, changed }
+        let changed = self.replace(task, selection, rows, now);
+        let ended = self.end_task(task, counts, phases, changed, rules, now);
+        Committed::Done { counts, changed, ended }
     }
 
-    /// Makes the interval's predictions these; whether any row changed.
-    fn replace(&mut self, task: &Task, rows: Vec<PredictionRow>, now: Timestamp) -> bool {
+    /// Makes the predictions of the selection these; whether any row changed.
+    fn replace(
+        &mut self,
+        task: &Task,
+        selection: &Selection,
+        rows: Vec<PredictionRow>,
+        now: Timestamp,
+    ) -> bool {
         let stored = self.predictions.entry((task.schedule.clone(), task.interval.start)).or_default();
-        let mut before = std::mem::take(stored);
+        let mut before: BTreeMap<_, _> =
+            stored.extract_if(.., |series, _| selection.contains(*series)).collect();
         let mut changed = false;
         for mut row in rows {
             row.model_set = row.model_set.or(Some(task.model_set));
@@ -139,18 +165,38 @@ impl State {
         changed || !before.is_empty()
     }
 
-    fn end_scored(
-        &mut self,
-        task: &Task,
-        counts: RunCounts,
-        state: RunState,
-        error: Option<String>,
-        now: Timestamp,
-    ) {
-        self.end_run(task.run_id, state, now);
-        if let Some(run) = self.runs.get_mut(&task.run_id) {
-            run.row.counts = counts;
-            run.row.error = error;
+    // --- publication ------------------------------------------------------------------------------------------------
+
+    /// The interval is due.
+    pub(super) fn changed_interval(&mut self, schedule: String, interval: Interval) {
+        let new = PublicationEntry {
+            interval,
+            fence: 0,
+            change: 0,
+            published: 0,
+            published_at: None,
+            lease_until: None,
+            not_before: None,
+        };
+        self.publications.entry((interval.start, schedule)).or_insert(new).change += 1;
+    }
+
+    /// Whether all that is stored of an interval is published.
+    pub(super) fn is_published(&self, schedule: &str, start: Timestamp) -> bool {
+        let entry = self.publications.get(&(start, schedule.to_owned()));
+        entry.is_some_and(|p| p.published >= p.change)
+    }
+
+    /// Whether a run of the interval has stored some of its shards, changed, and not all.
+    pub(super) fn is_half_done(&self, schedule: &str, start: Timestamp) -> bool {
+        let open = self.open.get(&(schedule.to_owned(), start));
+        open.and_then(|id| self.runs.get(id)).is_some_and(|run| run.changed)
+    }
+
+    pub(super) fn hasten_publications(&mut self, schedule: &str, range: Interval) {
+        let all = self.publications.range_mut((range.start, String::new())..(range.end, String::new()));
+        for (_, entry) in all.filter(|((_, name), p)| name == schedule && p.change > p.published) {
+            entry.published_at = None;
         }
     }
 
@@ -160,17 +206,21 @@ impl State {
         lease_us: i64,
         now: Timestamp,
     ) -> Option<Publication> {
-        let schedules = &self.schedules;
-        let gap = |name: &str| schedules.get(name).map_or(0, |s| s.spec.republish_gap_us);
-        let ((_, schedule), entry) = self.publications.iter_mut().find(|((_, schedule), p)| {
+        let gap = |name: &str| self.schedules.get(name).map_or(0, |s| s.spec.republish_gap_us);
+        let is_due = |schedule: &str, p: &PublicationEntry| {
             p.change > p.published
                 && p.published_at.is_none_or(|at| at.plus_us(gap(schedule)) <= now)
                 && p.lease_until.is_none_or(|until| until <= now)
-        })?;
+                && p.not_before.is_none_or(|time| time <= now)
+                && !self.is_half_done(schedule, p.interval.start)
+        };
+        let key = self.publications.iter().find(|((_, schedule), p)| is_due(schedule, p))?.0.clone();
+        let entry = self.publications.get_mut(&key)?;
         entry.fence += 1;
+        entry.not_before = None;
         entry.lease_until = Some(now.plus_us(lease_us));
         Some(Publication {
-            schedule: schedule.clone(),
+            schedule: key.1,
             interval: entry.interval,
             fence: entry.fence,
             change: entry.change,
@@ -206,6 +256,18 @@ impl State {
         let entry = self.published_entry(publication)?;
         entry.fence = entry.fence.max(above) + 1;
         Some(Publication { fence: entry.fence, ..publication.clone() })
+    }
+
+    pub(super) fn postpone_publication(
+        &mut self,
+        publication: &Publication,
+        after_us: i64,
+        now: Timestamp,
+    ) -> Outcome {
+        let Some(entry) = self.published_entry(publication) else { return Outcome::Fenced };
+        entry.lease_until = None;
+        entry.not_before = Some(now.plus_us(after_us));
+        Outcome::Done
     }
 
     pub(super) fn finish_publication(&mut self, publication: &Publication, now: Timestamp) -> Outcome {
@@ -257,68 +319,5 @@ impl State {
             batches.push(builder.finish()?);
         }
         Ok(batches)
-    }
-
-    pub(super) fn add_model_set(
-        &mut self,
-        set: &ModelSetRow,
-        failures: &[ModelFailure],
-        activate: bool,
-        now: Timestamp,
-    ) -> Result<()> {
-        if let Some(stored) = self.model_sets.get(&set.version) {
-            if stored.path != set.path {
-                return Err(StoreError::internal(format!("model set {} exists already", set.version)));
-            }
-            // The same call again, after its answer was lost.
-            return if activate { self.activate(set.version) } else { Ok(()) };
-        }
-        self.model_sets.insert(set.version, ModelSetRow { active: false, created_at: now, ..set.clone() });
-        self.model_failures.insert(set.version, failures.to_vec());
-        self.last_model_set = self.last_model_set.max(set.version);
-        if activate { self.activate(set.version) } else { Ok(()) }
-    }
-
-    pub(super) fn activate(&mut self, version: i64) -> Result<()> {
-        if !self.model_sets.contains_key(&version) {
-            return Err(StoreError::NotFound { what: format!("model set {version}") });
-        }
-        // Activating the active set again must not make rollback a step to itself.
-        if self.activations.last() != Some(&version) {
-            self.activations.push(version);
-        }
-        Ok(())
-    }
-
-    /// The set as it is listed.
-    pub(super) fn model_set(&self, version: i64) -> Option<ModelSetRow> {
-        let active = self.activations.last() == Some(&version);
-        self.model_sets.get(&version).map(|set| ModelSetRow { active, ..set.clone() })
-    }
-
-    pub(super) fn pin_models(
-        &mut self,
-        series: &[SeriesId],
-        version: Option<i64>,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<()> {
-        let Some(version) = version else {
-            series.iter().for_each(|id| {
-                self.model_pins.remove(id);
-            });
-            return Ok(());
-        };
-        if !self.model_sets.contains_key(&version) {
-            return Err(StoreError::NotFound { what: format!("model set {version}") });
-        }
-        if let Some(id) = series.iter().find(|id| **id == 0 || **id as usize > self.names.len()) {
-            return Err(StoreError::NotFound { what: format!("series {id}") });
-        }
-        for id in series {
-            let pin = ModelPin { series: *id, version, pinned_by: by.to_owned(), pinned_at: now };
-            self.model_pins.insert(*id, pin);
-        }
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::{Pane, State};
 use crate::batch::{WindowBuilder, for_each_delta};
 use crate::{
     ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Outcome, PaneSettings,
-    ProgressRow, Result, StoreError,
+    ProgressRow, Result, Selection, StoreError,
 };
 use arrow::array::RecordBatch;
 use fleetscore_schemas::delta::{PaneKey, Partial};
@@ -256,10 +256,12 @@ impl State {
         windows
     }
 
-    pub(super) fn windows(&self, interval: Interval) -> Result<Vec<RecordBatch>> {
+    pub(super) fn windows(&self, interval: Interval, selection: &Selection) -> Result<Vec<RecordBatch>> {
         let mut builder = WindowBuilder::default();
         for (series, (partial, version)) in self.merged(interval) {
-            builder.push(series, version, &partial);
+            if selection.contains(series) {
+                builder.push(series, version, &partial);
+            }
         }
         if builder.len() == 0 { Ok(Vec::new()) } else { Ok(vec![builder.finish()?]) }
     }

@@ -66,29 +66,86 @@ pub(super) struct Reader {
     /// Bytes of the present row.
     used: usize,
     started: bool,
-    /// Held until all is read; dropped last. None inside a transaction, which holds it.
-    _client: Option<Object>,
+    /// Held until all is read; dropped last.
+    source: Source,
+}
+
+/// Where the rows of a reader come from.
+enum Source {
+    /// Of a transaction that somebody else holds.
+    Transaction,
+    /// Of a statement by itself.
+    Connection(#[expect(dead_code, reason = "held until all is read")] Object),
+    /// Of a snapshot that was looked at before.
+    Snapshot(Snapshot),
+}
+
+/// A transaction that reads and sees the store as it was at its first statement. Dropped before its end, its connection
+/// is closed instead of going back to the pool in the middle of it.
+pub(super) struct Snapshot(Option<Object>);
+
+impl Snapshot {
+    pub(super) async fn begin(client: Object) -> Result<Self> {
+        let snapshot = Self(Some(client));
+        snapshot.client()?.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        Ok(snapshot)
+    }
+
+    pub(super) fn client(&self) -> Result<&Object> {
+        self.0.as_ref().ok_or_else(|| StoreError::internal("a snapshot was read after its end"))
+    }
+
+    pub(super) async fn end(mut self) -> Result<()> {
+        self.client()?.batch_execute("COMMIT").await?;
+        drop(self.0.take());
+        Ok(())
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
 }
 
 impl Reader {
     pub(super) async fn new(client: Object, select: &str) -> Result<Self> {
-        let stream = client.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
-        Ok(Self::over(stream, Some(client)))
+        let stream = client.copy_out(&copy(select)).await?;
+        Ok(Self::over(stream, Source::Connection(client)))
     }
 
     pub(super) async fn within(tx: &Transaction<'_>, select: &str) -> Result<Self> {
-        let stream = tx.copy_out(&format!("COPY ({select}) TO STDOUT (FORMAT binary)")).await?;
-        Ok(Self::over(stream, None))
+        let stream = tx.copy_out(&copy(select)).await?;
+        Ok(Self::over(stream, Source::Transaction))
     }
 
-    fn over(stream: CopyOutStream, client: Option<Object>) -> Self {
+    pub(super) async fn of_snapshot(snapshot: Snapshot, select: &str) -> Result<Self> {
+        let stream = snapshot.client()?.copy_out(&copy(select)).await?;
+        Ok(Self::over(stream, Source::Snapshot(snapshot)))
+    }
+
+    fn over(stream: CopyOutStream, source: Source) -> Self {
         Self {
             stream: Box::pin(stream),
             data: Bytes::new(),
             fields: Vec::new(),
             used: 0,
             started: false,
-            _client: client,
+            source,
+        }
+    }
+
+    /// Gives the connection back, all being read.
+    pub(super) async fn end(self) -> Result<()> {
+        let Self { mut stream, source, .. } = self;
+        // The server's last word on the COPY.
+        while stream.next().await.transpose()?.is_some() {}
+        drop(stream);
+        match source {
+            Source::Snapshot(snapshot) => snapshot.end().await,
+            Source::Transaction | Source::Connection(_) => Ok(()),
         }
     }
 
@@ -187,6 +244,10 @@ impl Reader {
     pub(super) fn text(&self, i: usize) -> Result<Option<&str>> {
         self.field(i)?.map(|raw| std::str::from_utf8(raw).map_err(StoreError::internal)).transpose()
     }
+}
+
+fn copy(select: &str) -> String {
+    format!("COPY ({select}) TO STDOUT (FORMAT binary)")
 }
 
 /// The value of a column that is never NULL.

@@ -44,6 +44,15 @@ const NAMES: &[&str] = &[
     "model_failures",
     "model_pin_data",
     "model_pins",
+    "fire_data",
+    "fires",
+    "run_event_data",
+    "run_events",
+    "thin_state_data",
+    "silence_data",
+    "silences",
+    "event_data",
+    "events",
 ];
 
 /// Advisory locks, each taken together with the schema's name, so that stores in one database do not meet.
@@ -62,6 +71,13 @@ pub(super) async fn lock(tx: &Transaction<'_>, lock: Lock) -> Result<()> {
     let sql = "SELECT pg_advisory_xact_lock(hashtext('fleetscore/' || current_schema()), $1)";
     tx.execute(sql, &[&(lock as i32)]).await?;
     Ok(())
+}
+
+/// Takes a lock of one schedule until the transaction ends; false where another session has it.
+pub(super) async fn try_lock_schedule(tx: &Transaction<'_>, what: &str, schedule: &str) -> Result<bool> {
+    let sql = "SELECT pg_try_advisory_xact_lock(
+        hashtextextended('fleetscore/' || current_schema() || '/' || $1::text || '/' || $2::text, 0))";
+    tx.query_one(sql, &[&what, &schedule]).await?.at(0)
 }
 
 pub(super) async fn migrate(store: &PgStore) -> Result<()> {

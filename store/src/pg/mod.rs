@@ -5,8 +5,9 @@
 //! | [`url`], [`tls`] | the connection string, and libpq's `sslmode`s on rustls |
 //! | [`migrate`], [`schedules`] | objects of the schema, and the views of longer windows |
 //! | [`stream`], [`merge`], [`partitions`] | claims, the checkpoint, time partitions and retention |
-//! | [`plan`], [`tasks`], [`publish`], [`models`] | runs, leases, publications, model sets |
-//! | [`windows`], [`commit`], [`score`] | windows as they are read, predictions as they are written and read |
+//! | [`plan`], [`runs`], [`tasks`], [`ends`], [`events`] | runs as they are opened, read, leased, and ended |
+//! | [`windows`], [`commit`], [`replace`], [`score`] | windows as they are read, predictions as they are written and read |
+//! | [`publish`], [`models`], [`roster`], [`thin`] | publications, model sets, who is silent, what is thinned |
 //! | [`copy`], [`copy_out`] | binary COPY in both directions |
 //! | [`watch`] | ends a backend that has blocked one of our row locks for too long |
 //!
@@ -15,7 +16,9 @@
 mod commit;
 mod copy;
 mod copy_out;
+mod ends;
 mod error;
+mod events;
 mod letters;
 mod merge;
 mod migrate;
@@ -24,10 +27,14 @@ mod partitions;
 mod plan;
 mod publish;
 mod query;
+mod replace;
+mod roster;
+mod runs;
 mod schedules;
 mod score;
 mod stream;
 mod tasks;
+mod thin;
 mod tls;
 mod types;
 mod url;
@@ -38,14 +45,16 @@ mod windows;
 mod tests;
 
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
-    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow, ScheduleRow,
-    ScheduleSpec, Store, StoreError, StoreKind, StoreOptions, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, GivenBack,
+    Heartbeat, Keep, ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit,
+    Progress, Publication, QueryResult, ReadinessSettings, Result, Rollback, RunEvent, RunFilter, RunRow,
+    ScheduleRow, ScheduleSpec, Selection, SeriesRange, Store, StoreError, StoreKind, StoreOptions, Task,
+    TaskClaim, TaskFailure, TaskRow,
 };
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use std::time::Duration;
@@ -145,6 +154,10 @@ impl Store for PgStore {
         schedules::put_readiness(self, settings).await
     }
 
+    async fn readiness(&self) -> Result<ReadinessSettings> {
+        schedules::readiness(self).await
+    }
+
     async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
         stream::add_partitions(self, source, partitions).await
     }
@@ -205,6 +218,14 @@ impl Store for PgStore {
         schedules::read(self).await
     }
 
+    async fn pause_schedule(&self, name: &str, by: Option<&str>) -> Result<bool> {
+        schedules::pause(self, name, by).await
+    }
+
+    async fn last_series(&self) -> Result<SeriesId> {
+        Ok(stream::last_series(&**self.client().await?).await? as SeriesId) // positive as stored
+    }
+
     async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>> {
         plan::changed_panes(self, limit).await
     }
@@ -217,8 +238,30 @@ impl Store for PgStore {
         score::stale_series(self, schedule, interval).await
     }
 
+    async fn series_of(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        range: SeriesRange,
+        scope: RunScope,
+    ) -> Result<Vec<SeriesId>> {
+        score::series_of(self, schedule, interval, range, scope).await
+    }
+
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
-        plan::runs(self, filter).await
+        runs::runs(self, filter).await
+    }
+
+    async fn run_events(&self, run_id: Uuid) -> Result<Vec<RunEvent>> {
+        runs::run_events(self, run_id).await
+    }
+
+    async fn run_tasks(&self, run_id: Uuid) -> Result<Vec<TaskRow>> {
+        runs::run_tasks(self, run_id).await
+    }
+
+    async fn run_failures(&self, run_id: Uuid, limit: usize) -> Result<Vec<(String, i64)>> {
+        runs::run_failures(self, run_id, limit).await
     }
 
     async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>> {
@@ -229,24 +272,49 @@ impl Store for PgStore {
         tasks::renew(self, task, lease_us).await
     }
 
-    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-        windows::windows(self, interval).await
+    async fn windows(&self, interval: Interval, selection: &Selection) -> Result<BatchStream<'_>> {
+        windows::windows(self, interval, selection).await
     }
 
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
         commit::commit(self, commit).await
     }
 
-    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
-        tasks::fail(self, task, error, give_up).await
+    async fn fail_task(&self, task: &Task, failure: &TaskFailure<'_>) -> Result<GivenBack> {
+        ends::fail(self, task, failure).await
     }
 
-    async fn cancel_run(&self, run_id: Uuid) -> Result<bool> {
-        tasks::cancel(self, run_id).await
+    async fn cancel_run(&self, run_id: Uuid, by: &str) -> Result<bool> {
+        ends::cancel(self, run_id, by).await
+    }
+
+    async fn mark_stalled(&self) -> Result<u64> {
+        runs::mark_stalled(self).await
+    }
+
+    async fn unlogged_runs(&self, limit: usize) -> Result<Vec<RunRow>> {
+        runs::unlogged_runs(self, limit).await
+    }
+
+    async fn log_run(&self, run_id: Uuid, path: &str) -> Result<()> {
+        runs::log_run(self, run_id, path).await
+    }
+
+    async fn forget_runs(
+        &self,
+        finished_before: Timestamp,
+        interval_before: Timestamp,
+        limit: usize,
+    ) -> Result<u64> {
+        runs::forget_runs(self, finished_before, interval_before, limit).await
     }
 
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
         publish::claim(self, worker, lease_us).await
+    }
+
+    async fn hasten_publications(&self, schedule: &str, range: Interval) -> Result<()> {
+        publish::hasten(self, schedule, range).await
     }
 
     async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
@@ -261,12 +329,36 @@ impl Store for PgStore {
         publish::raise(self, publication, above).await
     }
 
+    async fn advance_roster(&self, schedule: &str, silence_us: Option<i64>) -> Result<bool> {
+        roster::advance(self, schedule, silence_us).await
+    }
+
+    async fn note_newest(&self, pane: Timestamp, silence_us: Option<i64>) -> Result<Timestamp> {
+        roster::note_newest(self, pane, silence_us).await
+    }
+
+    async fn thin(&self, schedule: &str, keep: Keep, limit: usize) -> Result<u64> {
+        thin::thin(self, schedule, keep, limit).await
+    }
+
+    async fn publication_rows(&self, publication: &Publication) -> Result<Option<BatchStream<'_>>> {
+        publish::rows(self, publication).await
+    }
+
+    async fn postpone_publication(&self, publication: &Publication, after_us: i64) -> Result<Outcome> {
+        publish::postpone(self, publication, after_us).await
+    }
+
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
         publish::finish(self, publication).await
     }
 
     async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
         score::predictions(self, schedule, interval).await
+    }
+
+    async fn has_predictions(&self, schedule: &str, interval: Interval) -> Result<bool> {
+        score::has_predictions(self, schedule, interval).await
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
@@ -288,6 +380,10 @@ impl Store for PgStore {
 
     async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
         models::active(self).await
+    }
+
+    async fn model_set_as_of(&self, time: Timestamp) -> Result<Option<i64>> {
+        models::as_of(self, time).await
     }
 
     async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {

@@ -2,10 +2,10 @@
 
 use super::PgStore;
 use super::migrate::{Lock, lock};
-use super::types::{RowExt, clean, us};
+use super::types::{RowExt, Us, clean, us};
 use crate::{ModelFailure, ModelPin, ModelSetRow, Outcome, Result, Rollback, StoreError};
 use deadpool_postgres::Transaction;
-use fleetscore_schemas::time::Interval;
+use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use tokio_postgres::Row;
 
@@ -131,6 +131,13 @@ pub(super) async fn active(store: &PgStore) -> Result<Option<ModelSetRow>> {
     let client = store.client().await?;
     let statement = client.prepare_cached(&sql).await?;
     client.query_opt(&statement, &[]).await?.as_ref().map(set).transpose()
+}
+
+pub(super) async fn as_of(store: &PgStore, time: Timestamp) -> Result<Option<i64>> {
+    let sql = "SELECT version FROM model_set_activation_data
+        WHERE activated_at <= $1 AND (undone_at IS NULL OR undone_at > $1) ORDER BY id DESC LIMIT 1";
+    let row = store.client().await?.query_opt(sql, &[&Us::from(time)]).await?;
+    row.map(|row| row.at(0)).transpose()
 }
 
 pub(super) async fn one(store: &PgStore, version: i64) -> Result<Option<ModelSetRow>> {

@@ -3,9 +3,8 @@
 use super::PgStore;
 use super::types::{RowExt, clean, us};
 use crate::settings::{fits_panes, same_panes, same_schedule, schedule_name};
-use crate::{CatchUp, PaneSettings, ReadinessSettings, Result, ScheduleRow, ScheduleSpec, StoreError};
+use crate::{Missed, PaneSettings, Pause, ReadinessSettings, Result, ScheduleRow, ScheduleSpec, StoreError};
 use fleetscore_schemas::time::Edges;
-use fleetscore_schemas::window::Feature;
 use tokio_postgres::{GenericClient, Row, Transaction};
 
 pub(super) async fn pane_settings(client: &impl GenericClient) -> Result<Option<PaneSettings>> {
@@ -56,6 +55,12 @@ pub(super) async fn put_readiness(store: &PgStore, s: &ReadinessSettings) -> Res
     Ok(())
 }
 
+pub(super) async fn readiness(store: &PgStore) -> Result<ReadinessSettings> {
+    let sql = "SELECT max_disorder_us, owner_ttl_us, max_wait_us FROM setting_data";
+    let row = store.client().await?.query_one(sql, &[]).await?;
+    Ok(ReadinessSettings { max_disorder_us: row.at(0)?, owner_ttl_us: row.at(1)?, max_wait_us: row.at(2)? })
+}
+
 pub(super) async fn put(store: &PgStore, spec: &ScheduleSpec) -> Result<()> {
     schedule_name(&spec.name)?;
     let mut client = store.client().await?;
@@ -67,32 +72,16 @@ pub(super) async fn put(store: &PgStore, spec: &ScheduleSpec) -> Result<()> {
         fits_panes(spec, panes)?;
     }
     let stored = rows(&*tx).await?.into_iter().find(|s| s.spec.name == spec.name);
-    let features: Vec<&str> = spec.features.iter().map(|f| f.as_str()).collect();
-    match &stored {
-        Some(stored) => same_schedule(&stored.spec, spec)?,
-        None => {
-            tx.execute(
-                "INSERT INTO schedule_data (name, window_us, hop_us, features, catch_up, rescore_delay_us, republish_gap_us)
-                 VALUES ($1, $2, $3, '{}', '', 0, 0)",
-                &[&spec.name, &spec.window_us, &spec.hop_us],
-            )
-            .await?;
-        }
+    if let Some(stored) = &stored {
+        same_schedule(&stored.spec, spec)?;
     }
     if stored.is_none_or(|s| s.spec != *spec) {
-        tx.execute(
-            "UPDATE schedule_data SET features = $2, catch_up = $3, max_age_us = $4, rescore_delay_us = $5,
-                republish_gap_us = $6 WHERE name = $1",
-            &[
-                &spec.name,
-                &features,
-                &spec.catch_up.as_str(),
-                &spec.max_age_us,
-                &spec.rescore_delay_us,
-                &spec.republish_gap_us,
-            ],
-        )
-        .await?;
+        let settings = serde_json::to_string(spec).map_err(StoreError::internal)?;
+        // The revision rises: a look that was begun before decided by what no longer holds.
+        let sql = "INSERT INTO schedule_data AS s (name, window_us, hop_us, settings)
+            VALUES ($1, $2, $3, $4::text::jsonb)
+            ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, revision = s.revision + 1";
+        tx.execute(sql, &[&spec.name, &spec.window_us, &spec.hop_us, &settings]).await?;
     }
     if let Some(panes) = panes {
         ensure_view(&tx, spec, panes.interval_us).await?;
@@ -106,38 +95,31 @@ pub(super) async fn read(store: &PgStore) -> Result<Vec<ScheduleRow>> {
 }
 
 async fn rows(client: &impl GenericClient) -> Result<Vec<ScheduleRow>> {
-    let sql =
-        "SELECT name, window_us, hop_us, features, catch_up, max_age_us, rescore_delay_us, republish_gap_us,
-        revision, first_interval, covered_until, created_at FROM schedule_data ORDER BY name";
+    let sql = "SELECT name, window_us, hop_us, settings::text, revision, first_interval, covered_until, pause_id, paused_at,
+            paused_by, looked_at, missed_until, missed_newest, fired_at, released_until, roster_until, created_at
+        FROM schedule_data ORDER BY name";
     client.query(sql, &[]).await?.iter().map(schedule).collect()
 }
 
 fn schedule(row: &Row) -> Result<ScheduleRow> {
-    let features: Vec<&str> = row.at(3)?;
-    let features: Result<Vec<Feature>, String> = features.into_iter().map(str::parse).collect();
-    let catch_up = match row.at::<&str>(4)? {
-        "all" => CatchUp::All,
-        "latest" => CatchUp::Latest,
-        "none" => CatchUp::None,
-        other => {
-            return Err(StoreError::internal(format!("catch_up `{other}` is not one this version knows")));
-        }
+    let stored: ScheduleSpec = serde_json::from_str(row.at(3)?).map_err(StoreError::internal)?;
+    let pause = match (row.at::<Option<uuid::Uuid>>(7)?, row.maybe_time(8)?) {
+        (Some(id), Some(at)) => Some(Pause { id, at, by: row.at(9)? }),
+        _ => None,
     };
+    let missed = row.maybe_time(11)?.zip(row.maybe_time(12)?);
     Ok(ScheduleRow {
-        spec: ScheduleSpec {
-            name: row.at(0)?,
-            window_us: row.at(1)?,
-            hop_us: row.at(2)?,
-            features: features.map_err(StoreError::internal)?,
-            catch_up,
-            max_age_us: row.at(5)?,
-            rescore_delay_us: row.at(6)?,
-            republish_gap_us: row.at(7)?,
-        },
-        revision: row.at(8)?,
-        first_interval: row.maybe_time(9)?,
-        covered_until: row.maybe_time(10)?,
-        created_at: row.time(11)?,
+        spec: ScheduleSpec { name: row.at(0)?, window_us: row.at(1)?, hop_us: row.at(2)?, ..stored },
+        revision: row.at(4)?,
+        first_interval: row.maybe_time(5)?,
+        covered_until: row.maybe_time(6)?,
+        pause,
+        looked_at: row.maybe_time(10)?,
+        missed: missed.map(|(until, newest_pane)| Missed { until, newest_pane }),
+        fired_at: row.maybe_time(13)?,
+        released_until: row.maybe_time(14)?,
+        roster_until: row.maybe_time(15)?,
+        created_at: row.time(16)?,
     })
 }
 
@@ -216,9 +198,44 @@ pub(super) fn schedule_moves(moves: &[crate::ScheduleMove]) -> Vec<&crate::Sched
 pub(super) async fn apply_move(tx: &Transaction<'_>, step: &crate::ScheduleMove) -> Result<bool> {
     let sql =
         "UPDATE schedule_data SET revision = revision + 1, first_interval = coalesce(first_interval, $3),
-        covered_until = greatest(covered_until, $4) WHERE name = $1 AND revision = $2";
+            covered_until = greatest(covered_until, $4),
+            looked_at = CASE WHEN $5 THEN clock_timestamp() ELSE looked_at END,
+            missed_until = coalesce($6, missed_until), missed_newest = coalesce($7, missed_newest),
+            fired_at = greatest(fired_at, $8), released_until = greatest(released_until, $9)
+        WHERE name = $1 AND revision = $2";
+    let missed = step.missed.map(|m| (m.until, m.newest_pane)).unzip();
     let n = tx
-        .execute(sql, &[&step.name, &step.revision, &us(step.first_interval), &us(step.covered_until)])
+        .execute(
+            sql,
+            &[
+                &step.name,
+                &step.revision,
+                &us(step.first_interval),
+                &us(step.covered_until),
+                &step.looked,
+                &us(missed.0),
+                &us(missed.1),
+                &us(step.fired_at),
+                &us(step.released_until),
+            ],
+        )
         .await?;
     Ok(n == 1)
+}
+
+/// The revision rises: who decided before the pause decides anew.
+pub(super) async fn pause(store: &PgStore, name: &str, by: Option<&str>) -> Result<bool> {
+    let sql = "UPDATE schedule_data SET pause_id = $2::uuid, paused_by = $3, revision = revision + 1,
+            paused_at = CASE WHEN $2::uuid IS NOT NULL THEN clock_timestamp() END
+        WHERE name = $1 AND (pause_id IS NULL) = ($2::uuid IS NOT NULL)";
+    let client = store.client().await?;
+    let id = by.map(|_| uuid::Uuid::new_v4());
+    let by = by.map(clean);
+    if client.execute(sql, &[&name, &id, &by.as_deref()]).await? == 1 {
+        return Ok(true);
+    }
+    match client.query_opt("SELECT 1 FROM schedule_data WHERE name = $1", &[&name]).await? {
+        Some(_) => Ok(false),
+        None => Err(StoreError::no_schedule(name)),
+    }
 }

@@ -194,7 +194,7 @@ pub(super) async fn lookup(
 }
 
 /// The highest id; 0 before the first. No row is ever deleted, so it is also the number of series.
-async fn last_series(client: &impl GenericClient) -> Result<i32> {
+pub(super) async fn last_series(client: &impl GenericClient) -> Result<i32> {
     client.query_one("SELECT coalesce(max(id), 0) FROM series_data", &[]).await?.at(0)
 }
 

@@ -1,13 +1,16 @@
 //! Against a real server: set `FLEETSCORE_TEST_POSTGRES` to the URL of one where databases may be created, such as
 //! `postgres://postgres@127.0.0.1:5432/postgres`. Without it these tests say that they were left out.
 
+mod paused;
+mod selections;
+
 use super::*;
 use crate::{Advance, Cell, NewRun, conformance};
 use arrow::array::RecordBatch;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, TimestampMicrosecondArray, UInt32Array};
 use arrow::datatypes::Float64Type;
 use fleetscore_schemas::delta::{self, Partial};
-use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::status::RunCause;
 use fleetscore_schemas::time::Edges;
 use fleetscore_schemas::window::prediction_schema;
 use futures::future::BoxFuture;
@@ -208,7 +211,7 @@ async fn an_owner_paused_inside_its_transaction_is_disconnected_by_the_next() {
 }
 
 fn claim_of(lease_us: i64) -> TaskClaim {
-    TaskClaim { worker: "w".into(), lease_us, run_ids: None }
+    TaskClaim { worker: "w".into(), lease_us, run_ids: None, prefer: vec![] }
 }
 
 async fn open_run(store: &PgStore) {
@@ -219,6 +222,10 @@ async fn open_run(store: &PgStore) {
         cause: RunCause::Schedule,
         model_set: Some(1),
         data_only: false,
+        scope: fleetscore_schemas::status::RunScope::All,
+        series: None,
+        cuts: vec![],
+        retry_of: None,
         note: None,
     };
     assert_eq!(store.plan(&Plan { open: vec![run], ..Plan::default() }).await.unwrap(), Outcome::Done);
@@ -284,16 +291,7 @@ async fn the_smallest_and_the_largest_values_break_no_view() {
     let Some(url) = server() else { return };
     let databases = Databases::new(&url, "extremes");
     let mut stream = Stream::new(databases.store().await, 3).await;
-    let spec = ScheduleSpec {
-        name: "two".into(),
-        window_us: 2 * MINUTE,
-        hop_us: MINUTE,
-        features: vec![],
-        catch_up: crate::CatchUp::All,
-        max_age_us: None,
-        rescore_delay_us: 0,
-        republish_gap_us: 0,
-    };
+    let spec = ScheduleSpec { hop_us: MINUTE, ..ScheduleSpec::new("two", 2 * MINUTE) };
     stream.store.put_schedule(&spec).await.unwrap();
     let series = [[5e-324, 1e-323], [1e100, -1e100], [1e-200, 3e-200]];
     for round in 0..3 {
@@ -317,7 +315,8 @@ async fn the_smallest_and_the_largest_values_break_no_view() {
         assert_eq!(got.rows.len(), if view == "windows" { 9 } else { 12 });
     }
     let interval = Interval { start: at(0), end: at(2) };
-    let batches: Vec<_> = stream.store.windows(interval).await.unwrap().try_collect().await.unwrap();
+    let batches: Vec<_> =
+        stream.store.windows(interval, &crate::Selection::ALL).await.unwrap().try_collect().await.unwrap();
     let max = batches[0].column_by_name("max").unwrap().as_primitive::<Float64Type>().values().to_vec();
     assert_eq!(max, [1e-323, 1e100, 3e-200]);
     databases.drop_all().await;
@@ -518,8 +517,14 @@ async fn paths_of_many_rows() {
     for end in [1, 2, 5] {
         let started = Instant::now();
         let interval = Interval { start: at(0), end: at(end) };
-        let batches: Vec<RecordBatch> =
-            stream.store.windows(interval).await.unwrap().try_collect().await.unwrap();
+        let batches: Vec<RecordBatch> = stream
+            .store
+            .windows(interval, &crate::Selection::ALL)
+            .await
+            .unwrap()
+            .try_collect()
+            .await
+            .unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows as usize);
         eprintln!("windows of {end} panes: {:?}", started.elapsed());
     }
@@ -531,7 +536,9 @@ async fn paths_of_many_rows() {
         let commit = PredictionCommit {
             task: &task,
             predictions: futures::stream::iter([Ok(batch)]).boxed(),
-            verdict: &|_| (RunState::Succeeded, None),
+            selection: &crate::Selection::ALL,
+            phases: &crate::Phases::default,
+            rules: &crate::Rules::default(),
         };
         let committed = stream.store.commit_predictions(commit).await.unwrap();
         assert!(matches!(committed, Committed::Done { .. }), "{committed:?}");

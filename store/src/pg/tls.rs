@@ -85,7 +85,8 @@ pub(super) struct Connector {
 
 /// What every session is set to, so that text forms and times do not depend on the server's configuration. The
 /// timeouts are far above what a statement of ours takes, and end what a vanished or paused client left behind: between
-/// two statements of a transaction we never wait for anything but our own processor.
+/// two statements of a transaction we never wait for anything but our own processor (a commit of predictions, which waits
+/// for them, gives itself more).
 const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
     SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_min_messages = 'warning'; SET jit = off; \
     SET default_transaction_isolation = 'read committed'; SET statement_timeout = '10min'; \

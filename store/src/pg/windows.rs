@@ -2,24 +2,35 @@
 
 use super::PgStore;
 use super::copy_out::{Reader, Shape, Step, known};
+use super::replace::bounds;
 use super::types::{PG_EPOCH_US, RowExt, literal};
 use crate::batch::{BATCH_ROWS, WindowBuilder};
-use crate::{BatchStream, Result, StoreError};
+use crate::{BatchStream, Result, Selection, StoreError};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::delta::Partial;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use futures::StreamExt;
+use std::sync::Arc;
 
 /// Up to so many panes of a window are merged from streams in series order; beyond, the server sorts.
 const MAX_BRANCHES: i64 = 64;
+/// Up to so many series, times panes, are named in the statement; beyond, the stretch they lie in is read.
+const NAMED: i64 = if cfg!(test) { 16 } else { 4096 };
 /// What is read of a pane, in the order of [`Field`].
 const COLUMNS: &str =
     "series_id, version, count, sum, m2, min, max, first_value, last_value, first_ts, last_ts, pane_start";
 /// Their widths in bytes.
 const WIDTHS: [u8; 12] = [4, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8];
 
-pub(super) async fn windows(store: &PgStore, interval: Interval) -> Result<BatchStream<'_>> {
+pub(super) async fn windows<'a>(
+    store: &'a PgStore,
+    interval: Interval,
+    selection: &Selection,
+) -> Result<BatchStream<'a>> {
+    if selection.ids.as_ref().is_some_and(|ids| ids.is_empty()) {
+        return Ok(futures::stream::empty().boxed());
+    }
     let client = store.client().await?;
     let row = client
         .query_one("SELECT (SELECT pane_us FROM setting_data), (SELECT max(floor) FROM progress_data)", &[])
@@ -30,10 +41,12 @@ pub(super) async fn windows(store: &PgStore, interval: Interval) -> Result<Batch
         return Ok(futures::stream::empty().boxed());
     }
     let pane_us = pane_us.unwrap_or(interval.len_us());
-    let reader = Reader::new(client, &select_panes(interval, pane_us)).await?;
+    let (which, wanted) = which(selection, interval.len_us() / pane_us.max(1));
+    let reader = Reader::new(client, &select_panes(interval, pane_us, &which)).await?;
     let state = Merging {
         reader,
         shape: Shape::of(&WIDTHS),
+        wanted,
         single: interval.len_us() == pane_us,
         series: None,
         panes: Vec::new(),
@@ -46,18 +59,35 @@ pub(super) async fn windows(store: &PgStore, interval: Interval) -> Result<Batch
     .boxed())
 }
 
+/// The condition that selects series, and those that it leaves to be looked for in what comes.
+fn which(selection: &Selection, panes: i64) -> (String, Option<Arc<[SeriesId]>>) {
+    let Some(ids) = &selection.ids else {
+        let (from, last) = bounds(selection.range);
+        let below = |last| format!(" AND series_id <= {last}");
+        let above = |from| format!(" AND series_id >= {from}");
+        let from = if from > 0 { above(from) } else { String::new() };
+        return (from + &selection.range.until.map(|_| below(last)).unwrap_or_default(), None);
+    };
+    if i64::try_from(ids.len()).unwrap_or(i64::MAX).saturating_mul(panes.min(MAX_BRANCHES)) <= NAMED {
+        let names: Vec<String> = ids.iter().map(SeriesId::to_string).collect();
+        return (format!(" AND series_id = ANY ('{{{}}}'::integer[])", names.join(",")), None);
+    }
+    let (first, last) = (ids.first().copied().unwrap_or(0), ids.last().copied().unwrap_or(0));
+    (format!(" AND series_id >= {first} AND series_id <= {last}"), Some(ids.clone()))
+}
+
 /// Panes of an interval, ascending by series. One branch per pane lets the server merge index scans instead of sorting.
-fn select_panes(interval: Interval, pane_us: i64) -> String {
+fn select_panes(interval: Interval, pane_us: i64, which: &str) -> String {
     let select = format!("SELECT {COLUMNS} FROM pane_data WHERE pane_start");
     let panes = if pane_us > 0 { interval.len_us() / pane_us } else { i64::MAX };
     if (1..=MAX_BRANCHES).contains(&panes) && interval.start.0 % pane_us == 0 {
         let branches: Vec<String> = (0..panes)
-            .map(|i| format!("{select} = {}", literal(interval.start.plus_us(i * pane_us))))
+            .map(|i| format!("{select} = {}{which}", literal(interval.start.plus_us(i * pane_us))))
             .collect();
         return format!("{} ORDER BY series_id", branches.join(" UNION ALL "));
     }
     let (start, end) = (literal(interval.start), literal(interval.end));
-    format!("{select} >= {start} AND pane_start < {end} ORDER BY series_id")
+    format!("{select} >= {start} AND pane_start < {end}{which} ORDER BY series_id")
 }
 
 /// A stored pane of one series.
@@ -72,6 +102,8 @@ struct Pane {
 struct Merging {
     reader: Reader,
     shape: Shape,
+    /// Of what comes only these series, which ascend.
+    wanted: Option<Arc<[SeriesId]>>,
     /// A window is one pane.
     single: bool,
     series: Option<SeriesId>,
@@ -81,8 +113,18 @@ struct Merging {
 }
 
 impl Merging {
-    /// The next pane.
+    /// The next pane of a series that is wanted.
     async fn next(&mut self) -> Result<Option<Pane>> {
+        loop {
+            let pane = self.any().await?;
+            match (&pane, &self.wanted) {
+                (Some(pane), Some(ids)) if ids.binary_search(&pane.series).is_err() => {}
+                _ => return Ok(pane),
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Result<Option<Pane>> {
         match self.reader.step(Some(&self.shape)).await? {
             Step::End => Ok(None),
             Step::Shaped => Ok(Some(shaped(self.reader.row(), &self.shape))),

@@ -1,12 +1,11 @@
 //! The commit of a task: its predictions as they come, in place of what is stored, and the end of its run.
 
-use super::plan::set_task;
 use super::stream::floor;
-use crate::intake::{Columns, FROZEN, Prediction};
-use crate::{Committed, Outcome, Result, RunCounts, StoreError, Task};
+use super::tasks::{end_task, freeze, hold};
+use crate::intake::{Columns, Prediction};
+use crate::{Committed, Outcome, Phases, Result, Rules, RunCounts, Selection, StoreError, Task};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::SeriesId;
-use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Row, Transaction, params};
@@ -24,33 +23,38 @@ pub(super) enum Item {
     End(End),
 }
 
-/// How the run ends.
+/// What the task comes to.
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) counts: RunCounts,
-    pub(super) state: RunState,
-    pub(super) error: Option<String>,
+    pub(super) phases: Phases,
+}
+
+/// What a commit is about.
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) task: Task,
+    pub(super) selection: Selection,
+    pub(super) rules: Rules,
 }
 
 /// Writes what comes until its end; nothing is kept of what has none. The floor of retention cannot rise meanwhile:
 /// there is one writer.
 pub(super) fn commit_predictions(
     tx: &Transaction<'_>,
-    task: &Task,
+    commit: &Commit,
     mut items: mpsc::Receiver<Item>,
     clock: impl Fn() -> Timestamp,
 ) -> Result<Committed> {
-    let now = clock();
-    if set_task(tx, task, "done", None, None, now)? == Outcome::Fenced {
+    let (task, now) = (&commit.task, clock());
+    if hold(tx, task, now)? == Outcome::Fenced {
         return Ok(Committed::Fenced);
     }
     if floor(tx)?.is_some_and(|floor| task.interval.start < floor) {
-        let end =
-            End { counts: RunCounts::default(), state: RunState::Skipped, error: Some(FROZEN.to_owned()) };
-        end_run(tx, task, &end, now)?;
+        freeze(tx, task.run_id, now)?;
         return Ok(Committed::Frozen);
     }
-    let mut replace = Replace::new(tx, task, now)?;
+    let mut replace = Replace::new(tx, commit, now)?;
     let end = loop {
         match items.blocking_recv() {
             Some(Item::Batch(batch)) => replace.batch(Some(&batch))?,
@@ -60,44 +64,16 @@ pub(super) fn commit_predictions(
     };
     replace.batch(None)?;
     let changed = replace.changed;
-    if changed {
-        tx.prepare_cached(
-            "INSERT INTO publication_data (schedule, interval_start, interval_end, change) VALUES (?1, ?2, ?3, 1)
-             ON CONFLICT DO UPDATE SET change = change + 1",
-        )?
-        .execute(params![task.schedule, task.interval.start.0, task.interval.end.0])?;
-    }
     // The rows may have been long in coming.
-    end_run(tx, task, &end, clock())?;
-    Ok(Committed::Done { counts: end.counts, state: end.state, changed })
+    let ended = end_task(tx, task, (&end.counts, &end.phases), changed, &commit.rules, clock())?;
+    Ok(Committed::Done { counts: end.counts, changed, ended })
 }
 
-fn end_run(tx: &Transaction<'_>, task: &Task, end: &End, now: Timestamp) -> Result<()> {
-    let c = &end.counts;
-    tx.prepare_cached(
-        "UPDATE run_data SET state = ?2, error = ?3, finished_at = ?4, scored = ?5, anomalies = ?6, no_data = ?7,
-             no_model = ?8, model_error = ?9, input_invalid = ?10
-         WHERE run_id = ?1",
-    )?
-    .execute(params![
-        task.run_id.to_string(),
-        end.state.as_str(),
-        end.error,
-        now.0,
-        c.scored,
-        c.anomalies,
-        c.no_data,
-        c.no_model,
-        c.model_error,
-        c.input_invalid,
-    ])?;
-    Ok(())
-}
-
-/// Makes the interval's predictions those that come, stretch by stretch of series; both sides ascend by series. Rows
-/// that would not change are not written.
+/// Makes the predictions of the selection those that come, stretch by stretch of series; both sides ascend by series.
+/// Rows that would not change are not written.
 struct Replace<'a> {
     task: &'a Task,
+    selection: &'a Selection,
     stored: CachedStatement<'a>,
     delete: CachedStatement<'a>,
     insert: CachedStatement<'a>,
@@ -110,17 +86,22 @@ struct Replace<'a> {
 }
 
 impl<'a> Replace<'a> {
-    fn new(tx: &'a Transaction<'_>, task: &'a Task, now: Timestamp) -> Result<Self> {
+    fn new(tx: &'a Transaction<'_>, commit: &'a Commit, now: Timestamp) -> Result<Self> {
+        let Commit { task, selection, .. } = commit;
         let start = task.interval.start.0;
         let sql = "SELECT EXISTS (SELECT 1 FROM prediction_data WHERE schedule = ?1 AND window_start = ?2)";
         let any = tx.prepare_cached(sql)?.query_row(params![task.schedule, start], |r| r.get(0))?;
-        let stored = tx.prepare_cached(
-            "SELECT series_id, value, prediction, decision, status, model_set, model, window_version, normal_range,
-                    window_end
-             FROM prediction_data
-             WHERE schedule = ?1 AND window_start = ?2 AND series_id > ?3 AND series_id <= ?4
-             ORDER BY series_id LIMIT ?5",
-        )?;
+        // Where series are named, each is looked up: they may be few among very many.
+        let from = match selection.ids {
+            None => "prediction_data WHERE ?6 IS NULL AND",
+            Some(_) => "json_each(?6) CROSS JOIN prediction_data ON series_id = json_each.value WHERE",
+        };
+        let stored = tx.prepare_cached(&format!(
+            "SELECT series_id, prediction_data.value, prediction, decision, status, model_set, model, window_version,
+                    normal_range, window_end
+             FROM {from} schedule = ?1 AND window_start = ?2 AND series_id > ?3 AND series_id <= ?4
+             ORDER BY series_id LIMIT ?5"
+        ))?;
         let delete = tx.prepare_cached(
             "DELETE FROM prediction_data WHERE schedule = ?1 AND window_start = ?2 AND series_id = ?3",
         )?;
@@ -144,7 +125,8 @@ impl<'a> Replace<'a> {
             put.raw_bind_parameter(4, run_id.as_str())?;
             put.raw_bind_parameter(5, now.0)?;
         }
-        Ok(Self { task, stored, delete, insert, update, any, below: 0, changed: false })
+        let below = i64::from(selection.range.from) - 1;
+        Ok(Self { task, selection, stored, delete, insert, update, any, below, changed: false })
     }
 
     /// Replaces the stretch of series up to the batch's last; `None` is all that are left.
@@ -153,7 +135,8 @@ impl<'a> Replace<'a> {
         let rows = batch.map_or(0, RecordBatch::num_rows);
         let row = |i: usize| columns.as_ref().filter(|_| i < rows).map(|c| c.row(i));
         let upper = columns.as_ref().and_then(|c| c.series.values().last().copied());
-        let upper = upper.map_or(i64::MAX, i64::from);
+        let last = self.selection.range.until.map_or(i64::MAX, |until| i64::from(until) - 1);
+        let upper = upper.map_or(last, i64::from);
         let mut at = 0;
         while self.any {
             let found = self.compare(&row, &mut at, upper)?;
@@ -188,7 +171,8 @@ impl<'a> Replace<'a> {
         upper: i64,
     ) -> Result<Difference> {
         let (task, limit) = (self.task, STORED_ROWS as i64);
-        let key = params![task.schedule, task.interval.start.0, self.below, upper, limit];
+        let ids = self.named(upper);
+        let key = params![task.schedule, task.interval.start.0, self.below, upper, limit, ids];
         let mut stored = self.stored.query(key)?;
         let mut found = Difference::default();
         let (mut read, mut last) = (0, 0);
@@ -212,6 +196,14 @@ impl<'a> Replace<'a> {
         }
         found.read_to = (read == STORED_ROWS).then_some(last);
         Ok(found)
+    }
+
+    /// The series that are named in the stretch up to this one, as a JSON list.
+    fn named(&self, upper: i64) -> Option<String> {
+        let ids = self.selection.ids.as_ref()?;
+        let from = ids.partition_point(|id| i64::from(*id) <= self.below);
+        let to = ids.partition_point(|id| i64::from(*id) <= upper);
+        Some(format!("{:?}", ids.get(from..to).unwrap_or_default()))
     }
 
     fn put(&mut self, row: &Prediction<'_>, stored: bool) -> Result<()> {

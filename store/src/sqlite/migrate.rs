@@ -130,7 +130,7 @@ pub(super) fn pin_panes(tx: &Transaction<'_>, settings: &PaneSettings) -> Result
         ],
     )?;
     // Schedules of a scorer that started before the first aggregator.
-    for schedule in super::plan::schedules(tx)? {
+    for schedule in super::schedules::schedules(tx)? {
         fits_panes(&schedule.spec, settings)?;
         create_view(tx, &schedule.spec, settings)?;
     }
@@ -143,6 +143,13 @@ pub(super) fn put_readiness(tx: &Transaction<'_>, s: &ReadinessSettings) -> Resu
         [s.max_disorder_us, s.owner_ttl_us, s.max_wait_us],
     )?;
     Ok(())
+}
+
+pub(super) fn readiness(conn: &Connection) -> Result<ReadinessSettings> {
+    let sql = "SELECT max_disorder_us, owner_ttl_us, max_wait_us FROM setting_data";
+    Ok(conn.query_row(sql, [], |r| {
+        Ok(ReadinessSettings { max_disorder_us: r.get(0)?, owner_ttl_us: r.get(1)?, max_wait_us: r.get(2)? })
+    })?)
 }
 
 /// Makes the view of a schedule whose windows are not the panes, and notes that it is ours.

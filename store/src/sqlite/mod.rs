@@ -6,7 +6,12 @@
 //! | `migrate` | the schema, and the views of schedules |
 //! | `stream` | positions, claims, series, dead letters, retention |
 //! | `merge` | the checkpoint |
-//! | `plan` | schedules, runs, tasks |
+//! | `schedules` | schedules |
+//! | `plan` | the planner's transaction |
+//! | `runs` | runs as they are read, their events, what is kept of them |
+//! | `tasks` | tasks, and the ends of runs |
+//! | `roster` | who is silent |
+//! | `thin` | fewer predictions below the floor |
 //! | `read` | windows, merged from panes |
 //! | `commit` | predictions as they are written |
 //! | `score` | predictions as they are read, and their publication |
@@ -21,19 +26,26 @@ mod plan;
 mod query;
 mod read;
 mod registry;
+mod roster;
+mod runs;
+mod schedules;
 mod score;
 mod stream;
+mod tasks;
+mod thin;
 
 use crate::intake::Intake;
 use crate::{
-    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, Heartbeat,
-    ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit, Progress,
-    Publication, QueryResult, ReadinessSettings, Result, Rollback, RunFilter, RunRow, ScheduleRow,
-    ScheduleSpec, Store, StoreKind, Task, TaskClaim,
+    BatchStream, ChangedPane, Checkpoint, Claim, Committed, DeadLetterFilter, DeadLetterRow, GivenBack,
+    Heartbeat, Keep, ModelFailure, ModelPin, ModelSetRow, Outcome, PaneSettings, Plan, PredictionCommit,
+    Progress, Publication, QueryResult, ReadinessSettings, Result, Rollback, RunEvent, RunFilter, RunRow,
+    ScheduleRow, ScheduleSpec, Selection, SeriesRange, Store, StoreKind, Task, TaskClaim, TaskFailure,
+    TaskRow,
 };
 use async_trait::async_trait;
 use connect::{Readers, Writer};
 use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_schemas::{SeriesId, SeriesName};
 use rusqlite::{Connection, Transaction};
@@ -58,20 +70,27 @@ pub struct SqliteStore {
     committing: Arc<Committing>,
 }
 
-/// Tasks whose commit this process is in the middle of, by run and attempt. The transaction holds the whole file, so
+/// A claim of a task: run, shard and attempt. Shards of a run have attempts of the same numbers.
+type Claimed = (Uuid, i32, i64);
+
+fn claimed(task: &Task) -> Claimed {
+    (task.run_id, task.shard, task.attempt)
+}
+
+/// Tasks whose commit this process is in the middle of. The transaction holds the whole file, so
 /// that nobody can claim such a task: its lease needs no renewal, which would have to wait behind the commit.
 #[derive(Default)]
-struct Committing(Mutex<HashSet<(Uuid, i64)>>);
+struct Committing(Mutex<HashSet<Claimed>>);
 
 impl Committing {
-    fn get(&self) -> MutexGuard<'_, HashSet<(Uuid, i64)>> {
+    fn get(&self) -> MutexGuard<'_, HashSet<Claimed>> {
         // Every write is one call of a set: a panic leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the task while `f` runs.
     fn during<T>(&self, task: &Task, f: impl FnOnce() -> T) -> T {
-        let key = (task.run_id, task.attempt);
+        let key = claimed(task);
         self.get().insert(key);
         let done = std::panic::catch_unwind(AssertUnwindSafe(f));
         self.get().remove(&key);
@@ -133,6 +152,10 @@ impl Store for SqliteStore {
     async fn put_readiness(&self, settings: &ReadinessSettings) -> Result<()> {
         let settings = *settings;
         self.writer.commit(move |tx| migrate::put_readiness(tx, &settings)).await
+    }
+
+    async fn readiness(&self) -> Result<ReadinessSettings> {
+        self.readers.run(migrate::readiness).await
     }
 
     async fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
@@ -200,15 +223,24 @@ impl Store for SqliteStore {
 
     async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {
         let spec = spec.clone();
-        self.writer.commit(move |tx| plan::put_schedule(tx, &spec, clock())).await
+        self.writer.commit(move |tx| schedules::put_schedule(tx, &spec, clock())).await
     }
 
     async fn schedules(&self) -> Result<Vec<ScheduleRow>> {
-        self.readers.run(plan::schedules).await
+        self.readers.run(schedules::schedules).await
+    }
+
+    async fn pause_schedule(&self, name: &str, by: Option<&str>) -> Result<bool> {
+        let (name, by) = (name.to_owned(), by.map(str::to_owned));
+        self.writer.commit(move |tx| schedules::pause(tx, &name, by.as_deref(), clock())).await
+    }
+
+    async fn last_series(&self) -> Result<SeriesId> {
+        self.readers.run(schedules::last_series).await
     }
 
     async fn changed_panes(&self, limit: usize) -> Result<Vec<ChangedPane>> {
-        self.readers.run(move |conn| plan::changed_panes(conn, limit)).await
+        self.readers.run(move |conn| schedules::changed_panes(conn, limit)).await
     }
 
     async fn plan(&self, plan: &Plan) -> Result<Outcome> {
@@ -221,31 +253,54 @@ impl Store for SqliteStore {
         self.readers.run(move |conn| score::stale_series(conn, &schedule, interval)).await
     }
 
+    async fn series_of(
+        &self,
+        schedule: &str,
+        interval: Interval,
+        range: SeriesRange,
+        scope: RunScope,
+    ) -> Result<Vec<SeriesId>> {
+        let schedule = schedule.to_owned();
+        self.readers.run(move |conn| score::series_of(conn, &schedule, interval, range, scope)).await
+    }
+
+    async fn run_events(&self, run_id: Uuid) -> Result<Vec<RunEvent>> {
+        self.readers.run(move |conn| runs::run_events(conn, run_id)).await
+    }
+
+    async fn run_tasks(&self, run_id: Uuid) -> Result<Vec<TaskRow>> {
+        self.readers.run(move |conn| runs::run_tasks(conn, run_id)).await
+    }
+
+    async fn run_failures(&self, run_id: Uuid, limit: usize) -> Result<Vec<(String, i64)>> {
+        self.readers.run(move |conn| runs::run_failures(conn, run_id, limit)).await
+    }
+
     async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRow>> {
         let filter = filter.clone();
-        self.readers.run(move |conn| plan::runs(conn, &filter)).await
+        self.readers.run(move |conn| runs::runs(conn, &filter)).await
     }
 
     async fn claim_task(&self, claim: &TaskClaim) -> Result<Option<Task>> {
         let claim = claim.clone();
         // Most askers find nothing: they do not queue for the writer.
         let due = claim.clone();
-        if !self.readers.run(move |conn| plan::is_due(conn, &due, clock())).await? {
+        if !self.readers.run(move |conn| tasks::is_due(conn, &due, clock())).await? {
             return Ok(None);
         }
-        self.writer.commit(move |tx| plan::claim_task(tx, &claim, clock())).await
+        self.writer.commit(move |tx| tasks::claim_task(tx, &claim, clock())).await
     }
 
     async fn renew_task(&self, task: &Task, lease_us: i64) -> Result<Outcome> {
-        if self.committing.get().contains(&(task.run_id, task.attempt)) {
+        if self.committing.get().contains(&claimed(task)) {
             return Ok(Outcome::Done);
         }
         let task = task.clone();
-        self.writer.fenced(move |tx| plan::renew_task(tx, &task, lease_us, clock())).await
+        self.writer.fenced(move |tx| tasks::renew_task(tx, &task, lease_us, clock())).await
     }
 
-    async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-        Ok(read::windows(self.readers.clone(), interval))
+    async fn windows(&self, interval: Interval, selection: &Selection) -> Result<BatchStream<'_>> {
+        Ok(read::windows(self.readers.clone(), interval, selection.clone()))
     }
 
     async fn commit_predictions(&self, commit: PredictionCommit<'_>) -> Result<Committed> {
@@ -253,11 +308,12 @@ impl Store for SqliteStore {
         // What the first batch takes does not hold up the writer.
         intake.has_rows().await?;
         let (to, items) = mpsc::channel(BATCHES_AHEAD);
-        let task = commit.task.clone();
+        let (selection, rules) = (commit.selection.clone(), commit.rules.clone());
+        let write = commit::Commit { task: commit.task.clone(), selection, rules };
         let committing = self.committing.clone();
         let stored = self.writer.run(move |conn| {
             let job = |tx: &Transaction<'_>| {
-                committing.during(&task, || commit::commit_predictions(tx, &task, items, clock))
+                committing.during(&write.task, || commit::commit_predictions(tx, &write, items, clock))
             };
             connect::transaction(conn, job, |committed| *committed != Committed::Fenced)
         });
@@ -267,9 +323,8 @@ impl Store for SqliteStore {
                     return Ok(()); // the writer has its reasons, and answers with them
                 }
             }
-            let counts = intake.counts();
-            let (state, error) = (commit.verdict)(&counts);
-            let _ = to.send(commit::Item::End(commit::End { counts, state, error })).await; // as above
+            let end = commit::End { counts: intake.counts(), phases: (commit.phases)() };
+            let _ = to.send(commit::Item::End(end)).await; // as above
             Ok(())
         };
         let (sent, stored): (Result<()>, _) = futures::join!(sent, stored);
@@ -277,13 +332,73 @@ impl Store for SqliteStore {
         stored
     }
 
-    async fn fail_task(&self, task: &Task, error: &str, give_up: bool) -> Result<Outcome> {
-        let (task, error) = (task.clone(), error.to_owned());
-        self.writer.fenced(move |tx| plan::fail_task(tx, &task, &error, give_up, clock())).await
+    async fn fail_task(&self, task: &Task, failure: &TaskFailure<'_>) -> Result<GivenBack> {
+        let task = task.clone();
+        let TaskFailure { error, retry, rules } = failure;
+        let failure = tasks::Failure { error: (*error).to_owned(), retry: *retry, rules: (*rules).clone() };
+        self.writer.commit(move |tx| tasks::fail_task(tx, &task, &failure, clock())).await
     }
 
-    async fn cancel_run(&self, run_id: Uuid) -> Result<bool> {
-        self.writer.commit(move |tx| plan::cancel_run(tx, run_id, clock())).await
+    async fn cancel_run(&self, run_id: Uuid, by: &str) -> Result<bool> {
+        let by = by.to_owned();
+        self.writer.commit(move |tx| tasks::cancel_run(tx, run_id, &by, clock())).await
+    }
+
+    async fn mark_stalled(&self) -> Result<u64> {
+        // Mostly there is none: that does not queue for the writer.
+        if !self.readers.run(|conn| runs::any_stalled(conn, clock())).await? {
+            return Ok(0);
+        }
+        self.writer.commit(|tx| runs::mark_stalled(tx, clock())).await
+    }
+
+    async fn unlogged_runs(&self, limit: usize) -> Result<Vec<RunRow>> {
+        self.readers.run(move |conn| runs::unlogged_runs(conn, limit)).await
+    }
+
+    async fn log_run(&self, run_id: Uuid, path: &str) -> Result<()> {
+        let path = path.to_owned();
+        self.writer.commit(move |tx| runs::log_run(tx, run_id, &path)).await
+    }
+
+    async fn forget_runs(
+        &self,
+        finished_before: Timestamp,
+        interval_before: Timestamp,
+        limit: usize,
+    ) -> Result<u64> {
+        let mut forgotten = 0;
+        loop {
+            let chunk = runs::FORGET_CHUNK.min(limit - forgotten);
+            let forget =
+                move |tx: &Transaction<'_>| runs::forget_runs(tx, finished_before, interval_before, chunk);
+            let some = usize::try_from(self.writer.commit(forget).await?).unwrap_or(usize::MAX);
+            forgotten += some;
+            if some < chunk || forgotten >= limit {
+                return Ok(forgotten as u64);
+            }
+        }
+    }
+
+    async fn advance_roster(&self, schedule: &str, silence_us: Option<i64>) -> Result<bool> {
+        let schedule = schedule.to_owned();
+        let name = schedule.clone();
+        if self.readers.run(move |conn| roster::next(conn, &name)).await?.is_none() {
+            return Ok(false);
+        }
+        self.writer.commit(move |tx| roster::advance(tx, &schedule, silence_us, clock())).await
+    }
+
+    async fn note_newest(&self, pane: Timestamp, silence_us: Option<i64>) -> Result<Timestamp> {
+        let newest = self.readers.run(roster::Newest::read).await?;
+        if let Some(since) = newest.known(pane, silence_us, clock()) {
+            return Ok(since);
+        }
+        self.writer.commit(move |tx| roster::note_newest(tx, pane, silence_us, clock())).await
+    }
+
+    async fn thin(&self, schedule: &str, keep: Keep, limit: usize) -> Result<u64> {
+        thin::thin(&self.writer, schedule, keep, limit).await
     }
 
     async fn claim_publication(&self, worker: &str, lease_us: i64) -> Result<Option<Publication>> {
@@ -292,6 +407,11 @@ impl Store for SqliteStore {
             return Ok(None);
         }
         self.writer.commit(move |tx| score::claim_publication(tx, &worker, lease_us, clock())).await
+    }
+
+    async fn hasten_publications(&self, schedule: &str, range: Interval) -> Result<()> {
+        let schedule = schedule.to_owned();
+        self.writer.commit(move |tx| score::hasten_publications(tx, &schedule, range)).await
     }
 
     async fn renew_publication(&self, publication: &Publication, lease_us: i64) -> Result<Outcome> {
@@ -309,6 +429,19 @@ impl Store for SqliteStore {
         self.writer.commit(move |tx| score::raise_publication(tx, &publication, above)).await
     }
 
+    async fn publication_rows(&self, publication: &Publication) -> Result<Option<BatchStream<'_>>> {
+        let (p, q) = (publication.clone(), publication.clone());
+        let begin = move |conn: &Connection| Ok(!score::is_half_done(conn, &p)?);
+        let read =
+            move |conn: &Connection, to: &_| score::send_predictions(conn, &q.schedule, q.interval, to);
+        read::streamed_if(self.readers.clone(), begin, read).await
+    }
+
+    async fn postpone_publication(&self, publication: &Publication, after_us: i64) -> Result<Outcome> {
+        let publication = publication.clone();
+        self.writer.fenced(move |tx| score::postpone_publication(tx, &publication, after_us, clock())).await
+    }
+
     async fn finish_publication(&self, publication: &Publication) -> Result<Outcome> {
         let publication = publication.clone();
         self.writer.fenced(move |tx| score::finish_publication(tx, &publication, clock())).await
@@ -318,6 +451,11 @@ impl Store for SqliteStore {
         let schedule = schedule.to_owned();
         let read = move |conn: &Connection, to: &_| score::send_predictions(conn, &schedule, interval, to);
         Ok(read::streamed(self.readers.clone(), read))
+    }
+
+    async fn has_predictions(&self, schedule: &str, interval: Interval) -> Result<bool> {
+        let schedule = schedule.to_owned();
+        self.readers.run(move |conn| score::has_predictions(conn, &schedule, interval)).await
     }
 
     async fn reserve_model_set(&self) -> Result<i64> {
@@ -340,6 +478,10 @@ impl Store for SqliteStore {
 
     async fn active_model_set(&self) -> Result<Option<ModelSetRow>> {
         self.readers.run(registry::active_set).await
+    }
+
+    async fn model_set_as_of(&self, time: Timestamp) -> Result<Option<i64>> {
+        self.readers.run(move |conn| registry::as_of(conn, time)).await
     }
 
     async fn model_set(&self, version: i64) -> Result<Option<ModelSetRow>> {

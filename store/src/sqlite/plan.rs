@@ -1,16 +1,12 @@
-//! Schedules, runs and tasks.
+//! The planner's transaction.
 
-use super::migrate::{create_view, pane_settings};
-use super::stream::time;
-use crate::settings::{fits_panes, same_schedule, schedule_name};
-use crate::{
-    CatchUp, ChangedPane, NewRun, Outcome, Plan, Result, RunCounts, RunFilter, RunRow, ScheduleRow,
-    ScheduleSpec, StoreError, Task, TaskClaim,
-};
-use fleetscore_schemas::status::RunState;
+use super::runs::note_run;
+use super::tasks::give_way;
+use crate::{Fire, NewRun, Outcome, Plan, Result, ScheduleMove, SkippedRange};
+use fleetscore_schemas::status::{RunState, TaskState};
 use fleetscore_schemas::time::{Interval, Timestamp};
-use rusqlite::types::{Type, Value};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};
+use rusqlite::types::Type;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 use std::str::FromStr;
 use uuid::Uuid;
 
@@ -28,135 +24,32 @@ pub(super) fn interval(row: &Row<'_>, column: usize) -> rusqlite::Result<Interva
     Ok(Interval { start: Timestamp(row.get(column)?), end: Timestamp(row.get(column + 1)?) })
 }
 
-fn us(time: Option<Timestamp>) -> Option<i64> {
+pub(super) fn us(time: Option<Timestamp>) -> Option<i64> {
     time.map(Timestamp::us)
 }
 
-// --- schedules ------------------------------------------------------------------------------------------------------
-
-pub(super) fn put_schedule(tx: &Transaction<'_>, spec: &ScheduleSpec, now: Timestamp) -> Result<()> {
-    schedule_name(&spec.name)?;
-    let panes = pane_settings(tx)?;
-    if let Some(panes) = &panes {
-        fits_panes(spec, panes)?;
-    }
-    let stored = schedules(tx)?.into_iter().find(|row| row.spec.name == spec.name);
-    if let Some(stored) = &stored {
-        same_schedule(&stored.spec, spec)?;
-    }
-    let features: Vec<_> = spec.features.iter().map(|f| f.as_str()).collect();
-    tx.execute(
-        "INSERT INTO schedule_data (name, window_us, hop_us, features, catch_up, max_age_us, rescore_delay_us,
-             republish_gap_us, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (name) DO UPDATE SET features = excluded.features, catch_up = excluded.catch_up,
-             max_age_us = excluded.max_age_us, rescore_delay_us = excluded.rescore_delay_us,
-             republish_gap_us = excluded.republish_gap_us",
-        params![
-            spec.name,
-            spec.window_us,
-            spec.hop_us,
-            features.join(","),
-            spec.catch_up.as_str(),
-            spec.max_age_us,
-            spec.rescore_delay_us,
-            spec.republish_gap_us,
-            now.0,
-        ],
-    )?;
-    match (stored, panes) {
-        (None, Some(panes)) => create_view(tx, spec, &panes),
-        // A schedule that came before the panes gets its view from pin_panes.
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn schedules(conn: &Connection) -> Result<Vec<ScheduleRow>> {
-    let mut select = conn.prepare_cached(
-        "SELECT name, window_us, hop_us, features, catch_up, max_age_us, rescore_delay_us, republish_gap_us, revision,
-                first_interval, covered_until, created_at
-         FROM schedule_data ORDER BY name",
-    )?;
-    let mut rows = select.query([])?;
-    let mut schedules = Vec::new();
-    while let Some(r) = rows.next()? {
-        let features: String = r.get(3)?;
-        let features = features.split(',').filter(|f| !f.is_empty()).map(str::parse);
-        let catch_up: String = r.get(4)?;
-        let spec = ScheduleSpec {
-            name: r.get(0)?,
-            window_us: r.get(1)?,
-            hop_us: r.get(2)?,
-            features: features.collect::<std::result::Result<_, _>>().map_err(StoreError::internal)?,
-            catch_up: [CatchUp::All, CatchUp::Latest, CatchUp::None]
-                .into_iter()
-                .find(|c| c.as_str() == catch_up)
-                .ok_or_else(|| StoreError::internal(format!("`{catch_up}` is no catch_up")))?,
-            max_age_us: r.get(5)?,
-            rescore_delay_us: r.get(6)?,
-            republish_gap_us: r.get(7)?,
-        };
-        schedules.push(ScheduleRow {
-            spec,
-            revision: r.get(8)?,
-            first_interval: time(r, 9)?,
-            covered_until: time(r, 10)?,
-            created_at: Timestamp(r.get(11)?),
-        });
-    }
-    Ok(schedules)
-}
-
-pub(super) fn changed_panes(conn: &Connection, limit: usize) -> Result<Vec<ChangedPane>> {
-    let mut select =
-        conn.prepare_cached("SELECT id, pane_start, changed_at FROM changed_pane_data ORDER BY id LIMIT ?1")?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = select.query_map([limit], |r| {
-        let (pane_start, changed_at) = (Timestamp(r.get(1)?), Timestamp(r.get(2)?));
-        Ok(ChangedPane { id: r.get(0)?, pane_start, changed_at })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-// --- the planner's transaction --------------------------------------------------------------------------------------
-
 pub(super) fn plan(tx: &Transaction<'_>, plan: &Plan, now: Timestamp) -> Result<Outcome> {
-    let mut step = tx.prepare_cached(
-        "UPDATE schedule_data SET revision = revision + 1, first_interval = coalesce(first_interval, ?3),
-             covered_until = CASE WHEN covered_until IS NULL OR covered_until < ?4 THEN ?4 ELSE covered_until END
-         WHERE name = ?1 AND revision = ?2",
-    )?;
-    for s in &plan.schedules {
-        if step.execute(params![s.name, s.revision, us(s.first_interval), us(s.covered_until)])? == 0 {
+    for step in &plan.schedules {
+        if !move_schedule(tx, step, now)? {
             return Ok(Outcome::Fenced);
         }
     }
+    let Some(heirs) = give_way(tx, &plan.end, &plan.open, now)? else { return Ok(Outcome::Fenced) };
     for run in &plan.open {
-        if !open(tx, run, now)? {
+        if !open(tx, run, heirs.contains(&run.run_id), now)? {
             return Ok(Outcome::Fenced);
         }
     }
-    let mut skip = tx.prepare_cached(
-        "INSERT INTO run_data (run_id, schedule, interval_start, interval_end, state, cause, opened_at, finished_at, note)
-         VALUES (?1, ?2, ?3, ?4, 'skipped', ?5, ?6, ?6, ?7) ON CONFLICT DO NOTHING",
-    )?;
-    for s in &plan.skipped {
-        let (start, end) = (s.range.start.0, s.range.end.0);
-        let row = params![s.run_id.to_string(), s.schedule, start, end, s.cause.as_str(), now.0, s.note];
-        if skip.execute(row)? == 0 {
+    for range in &plan.skipped {
+        if !skip(tx, range, now)? {
             return Ok(Outcome::Fenced);
         }
     }
-    let mut start = tx.prepare_cached(
-        "UPDATE run_data SET state = 'running', model_set = ?2, note = NULL WHERE run_id = ?1 AND state = 'waiting'",
-    )?;
-    let mut release =
-        tx.prepare_cached("UPDATE run_task_data SET state = 'open', updated_at = ?2 WHERE run_id = ?1")?;
+    for one in &plan.fires {
+        fire(tx, one, now)?;
+    }
     for (run, model_set) in &plan.start {
-        let id = run.to_string();
-        if start.execute(params![id, model_set])? == 1 {
-            release.execute(params![id, now.0])?;
-        }
+        start(tx, *run, *model_set, now)?;
     }
     let mut seen = tx.prepare_cached("DELETE FROM changed_pane_data WHERE id = ?1")?;
     for id in &plan.seen {
@@ -165,252 +58,179 @@ pub(super) fn plan(tx: &Transaction<'_>, plan: &Plan, now: Timestamp) -> Result<
     Ok(Outcome::Done)
 }
 
-/// Opens a run with its task; false where its id or its interval is taken.
-fn open(tx: &Transaction<'_>, run: &NewRun, now: Timestamp) -> Result<bool> {
-    let id = run.run_id.to_string();
-    let (start, end) = (run.interval.start.0, run.interval.end.0);
-    let (state, task) =
-        if run.model_set.is_some() { (RunState::Running, "open") } else { (RunState::Waiting, "waiting") };
+/// False where the revision is no longer the one that was read.
+fn move_schedule(tx: &Transaction<'_>, step: &ScheduleMove, now: Timestamp) -> Result<bool> {
+    // max() of a NULL is NULL.
+    let moved = tx
+        .prepare_cached(
+            "UPDATE schedule_data SET revision = revision + 1, first_interval = coalesce(first_interval, ?3),
+                 covered_until = coalesce(max(covered_until, ?4), covered_until, ?4),
+                 looked_at = coalesce(?5, looked_at),
+                 missed_until = coalesce(?6, missed_until), missed_newest = coalesce(?7, missed_newest),
+                 fired_at = coalesce(max(fired_at, ?8), fired_at, ?8),
+                 released_until = coalesce(max(released_until, ?9), released_until, ?9)
+             WHERE name = ?1 AND revision = ?2",
+        )?
+        .execute(params![
+            step.name,
+            step.revision,
+            us(step.first_interval),
+            us(step.covered_until),
+            step.looked.then_some(now.0),
+            step.missed.map(|m| m.until.0),
+            step.missed.map(|m| m.newest_pane.0),
+            us(step.fired_at),
+            us(step.released_until),
+        ])?;
+    Ok(moved == 1)
+}
+
+/// Opens a run with its tasks, `changed` where one that gave way to it had changed its interval; false where its id or its interval is taken, or nothing is left to repeat.
+fn open(tx: &Transaction<'_>, run: &NewRun, changed: bool, now: Timestamp) -> Result<bool> {
+    let state = if run.model_set.is_some() { RunState::Running } else { RunState::Waiting };
     // Both keys may be in the way: the run's id, and the one open run of the interval.
     let inserted = tx
         .prepare_cached(
             "INSERT INTO run_data (run_id, schedule, interval_start, interval_end, state, cause, model_set, opened_at,
-                 note, data_only)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+                 note, data_only, scope, series, retry_of, changed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
-            id,
+            run.run_id.to_string(),
             run.schedule,
-            start,
-            end,
+            run.interval.start.0,
+            run.interval.end.0,
             state.as_str(),
             run.cause.as_str(),
             run.model_set,
             now.0,
             run.note,
             run.data_only,
+            run.scope.as_str(),
+            run.series,
+            run.retry_of.map(|id| id.to_string()),
+            changed,
         ])?;
     if inserted == 0 {
         return Ok(false);
     }
-    tx.prepare_cached(
-        "INSERT INTO run_task_data (schedule, interval_start, shard, interval_end, run_id, state, opened_at, updated_at)
-         VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?6)
-         ON CONFLICT DO UPDATE SET interval_end = excluded.interval_end, run_id = excluded.run_id,
-             state = excluded.state, opened_at = excluded.opened_at, updated_at = excluded.updated_at,
-             worker = NULL, lease_until = NULL",
-    )?
-    .execute(params![run.schedule, start, end, id, task, now.0])?;
+    let task = if state == RunState::Running { TaskState::Open } else { TaskState::Waiting };
+    let shards = match run.retry_of {
+        Some(of) => retake(tx, run, of, task, now)?,
+        None => cut(tx, run, task, now)?,
+    };
+    let id = run.run_id.to_string();
+    tx.prepare_cached("UPDATE run_data SET shards = ?2 WHERE run_id = ?1")?
+        .execute(params![id, shards as i64])?;
+    note_run(tx, run.run_id, state.as_str(), None, None, run.note.as_deref(), now)?;
+    Ok(shards > 0)
+}
+
+/// The greatest attempt that the interval has had: no claim of an old cut may have a number of the new one.
+fn greatest_attempt(tx: &Transaction<'_>, run: &NewRun) -> Result<i64> {
+    let sql = "SELECT coalesce(
+            (SELECT max(attempt) FROM run_task_data WHERE schedule = ?1 AND interval_start = ?2),
+            (SELECT forgotten_attempt FROM setting_data WHERE forgotten_until >= ?3), 0)";
+    let key = params![run.schedule, run.interval.start.0, run.interval.end.0];
+    Ok(tx.prepare_cached(sql)?.query_row(key, |r| r.get(0))?)
+}
+
+/// One task for each range, in place of what the interval had; how many.
+fn cut(tx: &Transaction<'_>, run: &NewRun, state: TaskState, now: Timestamp) -> Result<usize> {
+    let attempt = greatest_attempt(tx, run)?;
+    tx.prepare_cached("DELETE FROM run_task_data WHERE schedule = ?1 AND interval_start = ?2")?
+        .execute(params![run.schedule, run.interval.start.0])?;
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO run_task_data (schedule, interval_start, shard, interval_end, run_id, state, series_from,
+             series_until, attempt, opened_at, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)",
+    )?;
+    let ranges = run.ranges();
+    for (shard, range) in (0_i32..).zip(&ranges) {
+        insert.execute(params![
+            run.schedule,
+            run.interval.start.0,
+            shard,
+            run.interval.end.0,
+            run.run_id.to_string(),
+            state.as_str(),
+            range.from,
+            range.until,
+            attempt,
+            now.0,
+        ])?;
+    }
+    Ok(ranges.len())
+}
+
+/// What a run left undone becomes the new run's, as it was cut; how many shards.
+fn retake(tx: &Transaction<'_>, run: &NewRun, of: Uuid, state: TaskState, now: Timestamp) -> Result<usize> {
+    let attempt = greatest_attempt(tx, run)?;
+    let sql = "UPDATE run_task_data SET run_id = ?3, state = ?4, attempt = ?5, opened_at = ?6, updated_at = ?6, tries = 0, failures = 0,
+             worker = NULL, lease_until = NULL, not_before = NULL, error = NULL, scored = 0, anomalies = 0,
+             no_data = 0, no_model = 0, model_error = 0, input_invalid = 0, open_us = 0, read_us = 0, score_us = 0,
+             write_us = 0
+         WHERE schedule = ?1 AND interval_start = ?2 AND run_id = ?7 AND state <> 'done'";
+    Ok(tx.prepare_cached(sql)?.execute(params![
+        run.schedule,
+        run.interval.start.0,
+        run.run_id.to_string(),
+        state.as_str(),
+        attempt,
+        now.0,
+        of.to_string(),
+    ])?)
+}
+
+/// A new range, or a stored one that becomes longer; false where the id is something else's.
+fn skip(tx: &Transaction<'_>, s: &SkippedRange, now: Timestamp) -> Result<bool> {
+    let id = s.run_id.to_string();
+    let (start, end) = (s.range.start.0, s.range.end.0);
+    let new = tx
+        .prepare_cached(
+            "INSERT INTO run_data (run_id, schedule, interval_start, interval_end, state, cause, opened_at, finished_at,
+                 note)
+             VALUES (?1, ?2, ?3, ?4, 'skipped', ?5, ?6, ?6, ?7)
+             ON CONFLICT (run_id) DO UPDATE SET interval_start = min(interval_start, excluded.interval_start),
+                 interval_end = max(interval_end, excluded.interval_end), note = excluded.note,
+                 finished_at = excluded.finished_at
+             WHERE state = 'skipped' AND schedule = excluded.schedule
+             RETURNING NOT EXISTS (SELECT 1 FROM run_event_data e WHERE e.run_id = ?1)",
+        )?
+        .query_row(params![id, s.schedule, start, end, s.cause.as_str(), now.0, s.note], |r| r.get(0))
+        .optional()?;
+    match new {
+        None => return Ok(false),
+        Some(true) => note_run(tx, s.run_id, "skipped", None, None, Some(&s.note), now)?,
+        Some(false) => {}
+    }
     Ok(true)
 }
 
-// --- runs -----------------------------------------------------------------------------------------------------------
-
-const RUN_COLUMNS: &str = "run_id, schedule, interval_start, interval_end, state, cause, model_set, scored, anomalies, \
-    no_data, no_model, model_error, input_invalid, attempt, opened_at, started_at, finished_at, \
-    coalesce(error, note), data_only";
-
-/// Only the clauses that are asked for, so that each question finds its index: ids the key, open states the index of
-/// open runs, a range of time the intervals that can reach into it.
-pub(super) fn runs(conn: &Connection, filter: &RunFilter) -> Result<Vec<RunRow>> {
-    let mut clauses = vec!["true".to_owned()];
-    let mut values: Vec<Value> = Vec::new();
-    let mut parameter = |value: Value| {
-        values.push(value);
-        format!("?{}", values.len())
-    };
-    if let Some(schedule) = &filter.schedule {
-        clauses.push(format!("schedule = {}", parameter(schedule.clone().into())));
-    }
-    if !filter.states.is_empty() {
-        // Our own names, in the text so that the planner sees that a partial index holds them.
-        let names: Vec<_> = filter.states.iter().map(|s| format!("'{s}'")).collect();
-        clauses.push(format!("state IN ({})", names.join(", ")));
-        if filter.states.iter().all(|s| !s.is_final()) {
-            clauses.push("state IN ('waiting', 'running')".to_owned());
-        }
-    }
-    if let Some(ids) = &filter.run_ids {
-        clauses.push(format!("run_id IN (SELECT value FROM json_each({}))", parameter(id_list(ids).into())));
-    }
-    let mut branches = vec![("", String::new())];
-    if let Some(range) = filter.overlapping {
-        let (start, end) = (parameter(range.start.0.into()), parameter(range.end.0.into()));
-        clauses.push(format!("interval_end > {start} AND interval_start < {end}"));
-        // An interval is no longer than the longest window; only a skipped range may reach in from far away.
-        let near = format!("{start} - (SELECT coalesce(max(window_us), 0) FROM schedule_data)");
-        branches = vec![
-            ("", format!(" AND interval_start > {near}")),
-            // Skipped ranges are few; without statistics the planner would walk all older intervals for them.
-            (" INDEXED BY run_data_skipped", format!(" AND state = 'skipped' AND interval_start <= {near}")),
-        ];
-    }
-    let common = clauses.join(" AND ");
-    let select = |(index, branch): &(&str, String)| {
-        format!("SELECT {RUN_COLUMNS} FROM run_data{index} WHERE {common}{branch}")
-    };
-    let mut sql = branches.iter().map(select).collect::<Vec<_>>().join(" UNION ALL ");
-    sql += " ORDER BY interval_start DESC, opened_at DESC";
-    if filter.limit > 0 {
-        sql += &format!(" LIMIT {}", filter.limit);
-    }
-    let mut select = conn.prepare_cached(&sql)?;
-    let rows = select.query_map(params_from_iter(values), run_row)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+fn fire(tx: &Transaction<'_>, fire: &Fire, now: Timestamp) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO fire_data (schedule, fire_at, last_fire_at, fires, reason, recorded_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET last_fire_at = excluded.last_fire_at, fires = excluded.fires,
+             reason = excluded.reason, recorded_at = excluded.recorded_at",
+    )?
+    .execute(params![fire.schedule, fire.at.0, fire.last.0, fire.fires, fire.reason, now.0])?;
+    Ok(())
 }
 
-/// Ids as a JSON list.
-fn id_list(ids: &[Uuid]) -> String {
-    let texts: Vec<_> = ids.iter().map(Uuid::to_string).collect();
-    format!("{texts:?}") // hexadecimal digits and dashes: nothing to escape
-}
-
-fn run_row(r: &Row<'_>) -> rusqlite::Result<RunRow> {
-    Ok(RunRow {
-        run_id: parsed(r, 0)?,
-        schedule: r.get(1)?,
-        interval: interval(r, 2)?,
-        state: parsed(r, 4)?,
-        cause: parsed(r, 5)?,
-        model_set: r.get(6)?,
-        counts: RunCounts {
-            scored: r.get(7)?,
-            anomalies: r.get(8)?,
-            no_data: r.get(9)?,
-            no_model: r.get(10)?,
-            model_error: r.get(11)?,
-            input_invalid: r.get(12)?,
-        },
-        attempt: r.get(13)?,
-        opened_at: Timestamp(r.get(14)?),
-        started_at: time(r, 15)?,
-        finished_at: time(r, 16)?,
-        error: r.get(17)?,
-        data_only: r.get(18)?,
-    })
-}
-
-pub(super) fn cancel_run(tx: &Transaction<'_>, run_id: Uuid, now: Timestamp) -> Result<bool> {
-    let id = run_id.to_string();
-    let ended = tx.execute(
-        "UPDATE run_data SET state = 'cancelled', finished_at = ?2
-         WHERE run_id = ?1 AND state IN ('waiting', 'running')",
-        params![id, now.0],
-    )?;
-    if ended == 1 {
-        tx.execute(
-            "UPDATE run_task_data SET state = 'done', worker = NULL, lease_until = NULL, updated_at = ?2
-             WHERE run_id = ?1",
-            params![id, now.0],
-        )?;
-    }
-    Ok(ended == 1)
-}
-
-// --- tasks ----------------------------------------------------------------------------------------------------------
-
-/// The key of the oldest task that may be claimed.
-fn due(conn: &Connection, claim: &TaskClaim, now: Timestamp) -> Result<Option<(String, i64, i32)>> {
-    let mut select = conn.prepare_cached(
-        "SELECT schedule, interval_start, shard FROM run_task_data
-         WHERE state = 'open' AND (lease_until IS NULL OR lease_until <= ?1)
-           AND (?2 IS NULL OR run_id IN (SELECT value FROM json_each(?2)))
-         ORDER BY opened_at, interval_start, schedule, shard LIMIT 1",
-    )?;
-    let ids = claim.run_ids.as_deref().map(id_list);
-    let key = select.query_row(params![now.0, ids], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
-    Ok(key.optional()?)
-}
-
-/// Whether there is anything to claim.
-pub(super) fn is_due(conn: &Connection, claim: &TaskClaim, now: Timestamp) -> Result<bool> {
-    Ok(due(conn, claim, now)?.is_some())
-}
-
-pub(super) fn claim_task(tx: &Transaction<'_>, claim: &TaskClaim, now: Timestamp) -> Result<Option<Task>> {
-    let Some((schedule, start, shard)) = due(tx, claim, now)? else { return Ok(None) };
-    let (attempt, run_id) = tx
+/// A waiting run may go on; one that is no longer waiting stays as it is.
+fn start(tx: &Transaction<'_>, run: Uuid, model_set: i64, now: Timestamp) -> Result<()> {
+    let id = run.to_string();
+    let started = tx
         .prepare_cached(
-            "UPDATE run_task_data SET attempt = attempt + 1, worker = ?4, lease_until = ?5, updated_at = ?6
-             WHERE schedule = ?1 AND interval_start = ?2 AND shard = ?3 RETURNING attempt, run_id",
+            "UPDATE run_data SET state = 'running', model_set = ?2, note = NULL
+             WHERE run_id = ?1 AND state = 'waiting'",
         )?
-        .query_row(
-            params![schedule, start, shard, claim.worker, now.plus_us(claim.lease_us).0, now.0],
-            |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)),
-        )?;
-    let task = tx
-        .prepare_cached(
-            "UPDATE run_data SET attempt = attempt + 1, started_at = coalesce(started_at, ?2) WHERE run_id = ?1
-             RETURNING run_id, interval_start, interval_end, attempt, model_set, data_only",
-        )?
-        .query_row(params![run_id, now.0], |r| {
-            Ok(Task {
-                run_id: parsed(r, 0)?,
-                schedule,
-                interval: interval(r, 1)?,
-                shard,
-                attempt,
-                run_attempt: r.get(3)?,
-                model_set: r.get(4)?,
-                data_only: r.get(5)?,
-                worker: claim.worker.clone(),
-            })
-        })?;
-    Ok(Some(task))
-}
-
-pub(super) fn renew_task(
-    tx: &Transaction<'_>,
-    task: &Task,
-    lease_us: i64,
-    now: Timestamp,
-) -> Result<Outcome> {
-    set_task(tx, task, "open", Some(&task.worker), Some(now.plus_us(lease_us)), now)
-}
-
-/// Writes the task's row under the fence: this claim is the newest, and its run is not over.
-pub(super) fn set_task(
-    tx: &Transaction<'_>,
-    task: &Task,
-    state: &str,
-    worker: Option<&str>,
-    lease_until: Option<Timestamp>,
-    now: Timestamp,
-) -> Result<Outcome> {
-    let mut update = tx.prepare_cached(
-        "UPDATE run_task_data SET state = ?6, worker = ?7, lease_until = ?8, updated_at = ?9
-         WHERE schedule = ?1 AND interval_start = ?2 AND shard = ?3 AND attempt = ?4 AND run_id = ?5 AND state = 'open'",
-    )?;
-    let written = update.execute(params![
-        task.schedule,
-        task.interval.start.0,
-        task.shard,
-        task.attempt,
-        task.run_id.to_string(),
-        state,
-        worker,
-        us(lease_until),
-        now.0,
-    ])?;
-    Ok(if written == 1 { Outcome::Done } else { Outcome::Fenced })
-}
-
-pub(super) fn fail_task(
-    tx: &Transaction<'_>,
-    task: &Task,
-    error: &str,
-    give_up: bool,
-    now: Timestamp,
-) -> Result<Outcome> {
-    let state = if give_up { "done" } else { "open" };
-    if set_task(tx, task, state, None, None, now)? == Outcome::Fenced {
-        return Ok(Outcome::Fenced);
+        .execute(params![id, model_set])?;
+    if started == 1 {
+        tx.prepare_cached("UPDATE run_task_data SET state = 'open', updated_at = ?2 WHERE run_id = ?1")?
+            .execute(params![id, now.0])?;
+        note_run(tx, run, "running", None, None, None, now)?;
     }
-    tx.execute(
-        "UPDATE run_data SET error = ?2, state = CASE WHEN ?3 THEN 'failed' ELSE state END,
-             finished_at = CASE WHEN ?3 THEN ?4 END
-         WHERE run_id = ?1",
-        params![task.run_id.to_string(), error, give_up, now.0],
-    )?;
-    Ok(Outcome::Done)
+    Ok(())
 }

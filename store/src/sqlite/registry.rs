@@ -136,6 +136,12 @@ pub(super) fn rollback(tx: &Transaction<'_>, rollback: Rollback, now: Timestamp)
     Ok(Outcome::Done)
 }
 
+pub(super) fn as_of(conn: &Connection, time: Timestamp) -> Result<Option<i64>> {
+    let sql = "SELECT version FROM model_set_activation_data
+               WHERE activated_at <= ?1 AND (undone_at IS NULL OR undone_at > ?1) ORDER BY id DESC LIMIT 1";
+    Ok(conn.prepare_cached(sql)?.query_row([time.0], |r| r.get(0)).optional()?)
+}
+
 // --- failures -------------------------------------------------------------------------------------------------------
 
 fn add_failures(tx: &Transaction<'_>, version: i64, failures: &[ModelFailure]) -> Result<()> {

@@ -33,73 +33,10 @@ impl Alternating {
     }
 }
 
-macro_rules! forward {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)+) => {
-        #[async_trait]
-        impl Store for Alternating {
-            fn kind(&self) -> StoreKind {
-                StoreKind::Sqlite
-            }
-            async fn windows(&self, interval: Interval) -> Result<BatchStream<'_>> {
-                self.next().windows(interval).await
-            }
-            async fn series_batches(&self) -> Result<BatchStream<'_>> {
-                self.next().series_batches().await
-            }
-            async fn predictions(&self, schedule: &str, interval: Interval) -> Result<BatchStream<'_>> {
-                self.next().predictions(schedule, interval).await
-            }
-            $(async fn $name(&self, $($arg: $type),*) -> Result<$out> {
-                self.next().$name($($arg),*).await
-            })+
-        }
-    };
-}
-forward! {
-    fn migrate() -> ();
-    fn store_id() -> Uuid;
-    fn now() -> Timestamp;
-    fn pin_panes(settings: &PaneSettings) -> ();
-    fn pane_settings() -> Option<PaneSettings>;
-    fn put_readiness(settings: &ReadinessSettings) -> ();
-    fn add_partitions(source: &str, partitions: &[(TopicPartition, i64)]) -> ();
-    fn progress() -> Progress;
-    fn claim(source: &str, owner: &str, partitions: &[TopicPartition]) -> Vec<Claim>;
-    fn heartbeat(source: &str, owner: &str, beats: &[Heartbeat]) -> Outcome;
-    fn intern(names: &[SeriesName], max_series: u32) -> Vec<Option<SeriesId>>;
-    fn lookup(names: &[SeriesName]) -> Vec<Option<SeriesId>>;
-    fn series() -> Vec<(SeriesId, SeriesName)>;
-    fn checkpoint(checkpoint: &Checkpoint) -> Outcome;
-    fn retain_from(floor: Timestamp) -> u64;
-    fn pane_range() -> Option<(Timestamp, Timestamp)>;
-    fn dead_letters(filter: &DeadLetterFilter) -> Vec<DeadLetterRow>;
-    fn put_schedule(spec: &ScheduleSpec) -> ();
-    fn schedules() -> Vec<ScheduleRow>;
-    fn changed_panes(limit: usize) -> Vec<ChangedPane>;
-    fn plan(plan: &Plan) -> Outcome;
-    fn stale_series(schedule: &str, interval: Interval) -> u64;
-    fn runs(filter: &RunFilter) -> Vec<RunRow>;
-    fn claim_task(claim: &TaskClaim) -> Option<Task>;
-    fn renew_task(task: &Task, lease_us: i64) -> Outcome;
-    fn commit_predictions(commit: PredictionCommit<'_>) -> Committed;
-    fn fail_task(task: &Task, error: &str, give_up: bool) -> Outcome;
-    fn cancel_run(run_id: Uuid) -> bool;
-    fn claim_publication(worker: &str, lease_us: i64) -> Option<Publication>;
-    fn renew_publication(publication: &Publication, lease_us: i64) -> Outcome;
-    fn confirm_publication(publication: &Publication) -> Outcome;
-    fn raise_publication(publication: &Publication, above: i64) -> Option<Publication>;
-    fn finish_publication(publication: &Publication) -> Outcome;
-    fn reserve_model_set() -> i64;
-    fn add_model_set(set: &ModelSetRow, failures: &[ModelFailure], activate: bool) -> ();
-    fn model_sets() -> Vec<ModelSetRow>;
-    fn active_model_set() -> Option<ModelSetRow>;
-    fn model_set(version: i64) -> Option<ModelSetRow>;
-    fn model_failures(version: i64) -> Vec<ModelFailure>;
-    fn pin_models(series: &[SeriesId], version: Option<i64>, by: &str) -> ();
-    fn model_pins() -> Vec<ModelPin>;
-    fn activate_model_set(version: i64) -> ();
-    fn rollback_model_set(rollback: Rollback) -> Outcome;
-    fn query(sql: &str) -> QueryResult;
+impl crate::forward::Forward for Alternating {
+    fn inner(&self) -> &dyn Store {
+        self.next()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,16 +130,7 @@ fn settings(seconds: i64) -> PaneSettings {
 }
 
 fn spec(name: &str, seconds: i64) -> ScheduleSpec {
-    ScheduleSpec {
-        name: name.into(),
-        window_us: seconds * 1_000_000,
-        hop_us: seconds * 1_000_000,
-        features: vec![],
-        catch_up: crate::CatchUp::All,
-        max_age_us: None,
-        rescore_delay_us: 0,
-        republish_gap_us: 0,
-    }
+    ScheduleSpec::new(name, seconds * 1_000_000)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +207,7 @@ async fn a_stream_that_nobody_reads_on_holds_nothing_up() {
     let mut open = Vec::new();
     for _ in 0..20 {
         use futures::StreamExt;
-        let mut stream = store.windows(interval).await.unwrap();
+        let mut stream = store.windows(interval, &crate::Selection::ALL).await.unwrap();
         let first = stream.next().await.unwrap().unwrap();
         assert!(first.num_rows() < names.len(), "more than one batch");
         open.push(stream);
@@ -287,7 +215,8 @@ async fn a_stream_that_nobody_reads_on_holds_nothing_up() {
     assert_eq!(store.series().await.unwrap().len(), names.len(), "other readers get their turn");
     drop(open);
     use futures::TryStreamExt;
-    let all: Vec<RecordBatch> = store.windows(interval).await.unwrap().try_collect().await.unwrap();
+    let all: Vec<RecordBatch> =
+        store.windows(interval, &crate::Selection::ALL).await.unwrap().try_collect().await.unwrap();
     assert_eq!(all.iter().map(RecordBatch::num_rows).sum::<usize>(), names.len());
 }
 
@@ -312,4 +241,125 @@ async fn a_killed_process_loses_nothing_it_was_told_is_done() {
     assert!(after.reserve_model_set().await.unwrap() > version);
     let rows = after.query("SELECT device FROM series_data").await.unwrap().rows;
     assert_eq!(rows, [[crate::Cell::Text("d".into())]]);
+}
+
+/// A schedule, and series with a prediction each in the minutes 0..n; all published and below the floor.
+async fn frozen(store: &SqliteStore, minutes: i64, series: i64) {
+    store.put_schedule(&spec("default", 60)).await.unwrap();
+    let fill = format!(
+        "WITH RECURSIVE m(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM m WHERE n + 1 < {minutes})
+         INSERT INTO publication_data (schedule, interval_start, interval_end, change, published_change)
+         SELECT 'default', n * 60000000, (n + 1) * 60000000, 1, 1 FROM m;
+         WITH RECURSIVE i(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM i WHERE id < {series})
+         INSERT INTO series_data (id, device, sensor) SELECT id, 'd' || id, 's' FROM i;
+         INSERT INTO prediction_data (schedule, window_start, window_end, series_id, prediction, status, window_version,
+             run_id, scored_at)
+         SELECT 'default', interval_start, interval_end, id, (interval_start / 60000000) % 2, 'scored', 1, 'r', 0
+         FROM publication_data, series_data;"
+    );
+    store.writer.commit(move |tx| Ok(tx.execute_batch(&fill)?)).await.unwrap();
+    store.add_partitions("c", &[(TopicPartition::new("t", 0), 0)]).await.unwrap();
+    store.retain_from(Timestamp(minutes * 60_000_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_behind_does_not_set_thinning_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.db");
+    let (store, other) = (SqliteStore::open(&path).unwrap(), SqliteStore::open(&path).unwrap());
+    store.migrate().await.unwrap();
+    frozen(&store, 4, 5).await;
+    // It has taken the first interval, and is paused in the middle of it.
+    let keep = Keep::Changes;
+    let begin = move |tx: &Transaction<'_>| thin::begin(tx, "default", keep);
+    let (start, series) = other.writer.commit(begin).await.unwrap().unwrap();
+    assert_eq!((start, series), (Timestamp(0), 5));
+    for _ in 0..4 {
+        assert_eq!(store.thin("default", keep, 1).await.unwrap(), 0, "every label is another");
+    }
+    let state = "SELECT thinned_until, (SELECT count(*) FROM prediction_data) FROM schedule_data";
+    let before = store.query(state).await.unwrap().rows;
+    assert_eq!(before, [[crate::Cell::Int(180_000_001), crate::Cell::Int(20)]]);
+    let late = move |tx: &Transaction<'_>| thin::chunk(tx, "default", start, 0, keep);
+    assert_eq!(other.writer.commit(late).await.unwrap(), None, "the interval is done");
+    let end = move |tx: &Transaction<'_>| thin::end(tx, "default", start, keep);
+    other.writer.commit(end).await.unwrap();
+    assert_eq!(store.query(state).await.unwrap().rows, before);
+    let last = "SELECT DISTINCT window_start FROM thin_state_data";
+    assert_eq!(store.query(last).await.unwrap().rows, [[crate::Cell::Int(180_000_000)]]);
+}
+
+/// The prediction of series 1, which has no data.
+fn one_silent_series() -> RecordBatch {
+    use arrow::array::{ArrayRef, Int64Array, StringArray, UInt32Array, new_null_array};
+    let schema = fleetscore_schemas::window::prediction_schema();
+    let column = |field: &arrow::datatypes::FieldRef| -> ArrayRef {
+        match field.name().as_str() {
+            "series" => Arc::new(UInt32Array::from(vec![1])),
+            "status" => Arc::new(StringArray::from(vec!["no_data"])),
+            "window_version" => Arc::new(Int64Array::from(vec![0])),
+            _ => new_null_array(field.data_type(), 1),
+        }
+    };
+    let columns = schema.fields().iter().map(column).collect();
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_renews_its_own_shard_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(&folder.path().join("s.db")).unwrap());
+    store.migrate().await.unwrap();
+    store.put_schedule(&spec("default", 60)).await.unwrap();
+    store.intern(&[SeriesName::new("d", "s")], 9).await.unwrap();
+    let run = crate::NewRun {
+        run_id: Uuid::new_v4(),
+        schedule: "default".into(),
+        interval: Interval::starting(Timestamp(0), 60_000_000),
+        cause: fleetscore_schemas::status::RunCause::Schedule,
+        model_set: Some(1),
+        data_only: false,
+        scope: RunScope::All,
+        series: None,
+        cuts: vec![3],
+        retry_of: None,
+        note: None,
+    };
+    let plan = Plan { open: vec![run.clone()], ..Plan::default() };
+    assert_eq!(store.plan(&plan).await.unwrap(), Outcome::Done);
+    let claim = TaskClaim { worker: "w".into(), lease_us: 60_000_000, run_ids: None, prefer: vec![] };
+    let first = store.claim_task(&claim).await.unwrap().unwrap();
+    let second = store.claim_task(&claim).await.unwrap().unwrap();
+    assert_eq!(first.attempt, second.attempt);
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let (writing, task) = (store.clone(), first.clone());
+    let commit = tokio::spawn(async move {
+        let held = futures::stream::once(async move {
+            released.await.unwrap();
+            Err::<RecordBatch, crate::SourceError>("that was all".into())
+        });
+        let predictions = futures::StreamExt::chain(futures::stream::iter([Ok(one_silent_series())]), held);
+        let commit = PredictionCommit {
+            task: &task,
+            selection: &Selection::of(task.range),
+            predictions: Box::pin(predictions),
+            phases: &crate::Phases::default,
+            rules: &crate::Rules::default(),
+        };
+        writing.commit_predictions(commit).await
+    });
+    while store.committing.get().is_empty() {
+        assert!(!commit.is_finished());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(store.renew_task(&first, 60_000_000).await.unwrap(), Outcome::Done, "it needs no renewal");
+    let renewal = store.renew_task(&second, 600_000_000);
+    tokio::pin!(renewal);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut renewal).await;
+    assert!(early.is_err(), "the other shard's waits for the writer");
+    release.send(()).unwrap();
+    assert!(commit.await.unwrap().is_err());
+    assert_eq!(renewal.await.unwrap(), Outcome::Done);
+    let lease = store.run_tasks(run.run_id).await.unwrap()[1].lease_until.unwrap();
+    assert!(lease > clock().plus_us(500_000_000), "and is as long as it was asked for");
 }

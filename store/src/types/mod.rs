@@ -1,14 +1,16 @@
 //! What goes into a store and comes out of it.
 
+mod runs;
+mod schedules;
+
+pub use runs::*;
+pub use schedules::*;
+
 use arrow::array::RecordBatch;
 use fleetscore_schemas::codes::DeadLetterCode;
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_schemas::status::{RunCause, RunState};
-use fleetscore_schemas::time::{Edges, Interval, PaneGrid, Timestamp};
-use fleetscore_schemas::window::Feature;
+use fleetscore_schemas::time::{Edges, Interval, PaneGrid, Timestamp, US_PER_S};
 use fleetscore_schemas::{SeriesId, SeriesName};
-use futures::stream::BoxStream;
-use uuid::Uuid;
 
 /// Which implementation a store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,12 @@ pub struct ReadinessSettings {
     pub owner_ttl_us: i64,
     /// A silent owner holds intervals back for so long, then not until its partition is claimed again.
     pub max_wait_us: i64,
+}
+
+impl Default for ReadinessSettings {
+    fn default() -> Self {
+        Self { max_disorder_us: 10 * US_PER_S, owner_ttl_us: 30 * US_PER_S, max_wait_us: 600 * US_PER_S }
+    }
 }
 
 /// All progress rows, with the store's clock.
@@ -261,292 +269,6 @@ pub struct Loss {
     pub to: i64,
     /// How it was noticed.
     pub detail: String,
-}
-
-/// What a schedule does with intervals that were ready before it looked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CatchUp {
-    /// Score all of them.
-    All,
-    /// Score the newest of a stretch.
-    Latest,
-    /// Score none.
-    None,
-}
-
-impl CatchUp {
-    /// The stored name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Latest => "latest",
-            Self::None => "none",
-        }
-    }
-}
-
-/// A schedule as configured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScheduleSpec {
-    /// Its name: `[a-z][a-z0-9_]*`, at most 40 characters.
-    pub name: String,
-    /// Length of its window in microseconds, a multiple of the pane.
-    pub window_us: i64,
-    /// Distance of window starts in microseconds, a multiple of the pane.
-    pub hop_us: i64,
-    /// Input columns of its models.
-    pub features: Vec<Feature>,
-    /// What to do with the past.
-    pub catch_up: CatchUp,
-    /// The oldest readiness that is still scored, in microseconds; `None` = no bound.
-    pub max_age_us: Option<i64>,
-    /// How long after a change a stale interval is scored again.
-    pub rescore_delay_us: i64,
-    /// An interval is published again at most once in this time.
-    pub republish_gap_us: i64,
-}
-
-/// A stored schedule.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScheduleRow {
-    /// What was configured last.
-    pub spec: ScheduleSpec,
-    /// Raised by every plan that touches it.
-    pub revision: i64,
-    /// Start of the first interval it scores; `None` until that is decided.
-    pub first_interval: Option<Timestamp>,
-    /// Every interval that starts before this has a run or lies in a skipped range.
-    pub covered_until: Option<Timestamp>,
-    /// When it was made, by the store's clock.
-    pub created_at: Timestamp,
-}
-
-/// One row of the log of changed panes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChangedPane {
-    /// Its id; ascending in the order of commits of one process.
-    pub id: i64,
-    /// Start of the pane.
-    pub pane_start: Timestamp,
-    /// When it was logged, by the store's clock.
-    pub changed_at: Timestamp,
-}
-
-/// A run to be opened.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewRun {
-    /// Its id.
-    pub run_id: Uuid,
-    /// The schedule.
-    pub schedule: String,
-    /// The interval.
-    pub interval: Interval,
-    /// Why.
-    pub cause: RunCause,
-    /// The model set it is fixed to; `None` opens it as waiting.
-    pub model_set: Option<i64>,
-    /// Whether rows are written only for series with data (an interval before the first, or inside a gap).
-    pub data_only: bool,
-    /// What it waits for, or what an operator should know (an ignored silent partition).
-    pub note: Option<String>,
-}
-
-/// A range of intervals that gets no run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SkippedRange {
-    /// Its id.
-    pub run_id: Uuid,
-    /// The schedule.
-    pub schedule: String,
-    /// From the first interval's start to the last interval's end.
-    pub range: Interval,
-    /// `gap`, or `catch_up` where a policy passed it over.
-    pub cause: RunCause,
-    /// Why.
-    pub note: String,
-}
-
-/// A move of a schedule's horizon.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScheduleMove {
-    /// The schedule.
-    pub name: String,
-    /// Its revision when it was read: must still be this one.
-    pub revision: i64,
-    /// Set once.
-    pub first_interval: Option<Timestamp>,
-    /// Never lowered.
-    pub covered_until: Option<Timestamp>,
-}
-
-/// One transaction of the planner: deletes the log rows it has dealt with and opens the runs they call for.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Plan {
-    /// Schedules that were looked at; each revision is checked and raised.
-    pub schedules: Vec<ScheduleMove>,
-    /// Rows of the log that are dealt with.
-    pub seen: Vec<i64>,
-    /// Runs to open, each with its tasks (one per shard).
-    pub open: Vec<NewRun>,
-    /// Ranges without runs.
-    pub skipped: Vec<SkippedRange>,
-    /// Waiting runs that may start now, with their model set.
-    pub start: Vec<(Uuid, i64)>,
-}
-
-/// A stored run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunRow {
-    /// Its id.
-    pub run_id: Uuid,
-    /// The schedule.
-    pub schedule: String,
-    /// The interval (for a skipped range: all of it).
-    pub interval: Interval,
-    /// Where it stands.
-    pub state: RunState,
-    /// Why it was opened.
-    pub cause: RunCause,
-    /// The model set it is fixed to.
-    pub model_set: Option<i64>,
-    /// What became of its models.
-    pub counts: RunCounts,
-    /// Attempts so far.
-    pub attempt: i64,
-    /// When it was opened.
-    pub opened_at: Timestamp,
-    /// When a worker first took it.
-    pub started_at: Option<Timestamp>,
-    /// When it ended.
-    pub finished_at: Option<Timestamp>,
-    /// What it waits for, what went wrong, or why it was skipped.
-    pub error: Option<String>,
-    /// Whether rows are written only for series with data.
-    pub data_only: bool,
-}
-
-/// How many series ended with which status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct RunCounts {
-    /// With a decision.
-    pub scored: i64,
-    /// Of these, anomalies.
-    pub anomalies: i64,
-    /// With a model, without data.
-    pub no_data: i64,
-    /// With data, without a model.
-    pub no_model: i64,
-    /// With a model that was refused or gave no number.
-    pub model_error: i64,
-    /// With a feature that is NULL or not finite.
-    pub input_invalid: i64,
-}
-
-/// Which runs.
-#[derive(Debug, Clone, Default)]
-pub struct RunFilter {
-    /// Of this schedule.
-    pub schedule: Option<String>,
-    /// In one of these states; empty = any.
-    pub states: Vec<RunState>,
-    /// These runs alone.
-    pub run_ids: Option<Vec<Uuid>>,
-    /// Whose interval overlaps this one.
-    pub overlapping: Option<Interval>,
-    /// At most so many; 0 = all.
-    pub limit: usize,
-}
-
-/// A wish for work.
-#[derive(Debug, Clone)]
-pub struct TaskClaim {
-    /// Who asks.
-    pub worker: String,
-    /// For how long, by the store's clock.
-    pub lease_us: i64,
-    /// Tasks of these runs alone (a manual run); `None` = any.
-    pub run_ids: Option<Vec<Uuid>>,
-}
-
-/// A leased task: one shard of one interval.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Task {
-    /// The run.
-    pub run_id: Uuid,
-    /// The schedule.
-    pub schedule: String,
-    /// The interval.
-    pub interval: Interval,
-    /// The shard (0 while runs have one).
-    pub shard: i32,
-    /// The fence: raised by every claim, shared by all runs of the interval.
-    pub attempt: i64,
-    /// How often this run has been tried, this time included.
-    pub run_attempt: i64,
-    /// The model set the run is fixed to.
-    pub model_set: i64,
-    /// Whether rows are written only for series with data.
-    pub data_only: bool,
-    /// Who holds it.
-    pub worker: String,
-}
-
-/// Why what was to be stored broke off before its end; handed through as it is.
-pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Predictions of one interval, columns of [`fleetscore_schemas::window::prediction_schema`], ascending by series over
-/// all batches.
-pub type PredictionStream<'a> = BoxStream<'a, std::result::Result<RecordBatch, SourceError>>;
-
-/// The end of a task: its predictions as they come, and how its run ends.
-pub struct PredictionCommit<'a> {
-    /// The task, with its fence.
-    pub task: &'a Task,
-    /// Predictions, ascending by series.
-    pub predictions: PredictionStream<'a>,
-    /// How the run ends and what its row says, from what became of the models. Predictions are stored in every case.
-    pub verdict: &'a (dyn Fn(&RunCounts) -> (RunState, Option<String>) + Send + Sync),
-}
-
-impl std::fmt::Debug for PredictionCommit<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PredictionCommit").field("task", &self.task).finish_non_exhaustive()
-    }
-}
-
-/// What came of a commit of predictions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Committed {
-    /// They are stored, and the run has ended.
-    Done {
-        /// What became of the models, counted from the rows.
-        counts: RunCounts,
-        /// How the run ended.
-        state: RunState,
-        /// Whether any row differs from what was stored: the interval is due for publication.
-        changed: bool,
-    },
-    /// The interval lies below the floor of retention: predictions stay as they are, the run ended as skipped.
-    Frozen,
-    /// Somebody else owns it now: nothing was written.
-    Fenced,
-}
-
-/// A leased publication of one interval.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Publication {
-    /// The schedule.
-    pub schedule: String,
-    /// The interval.
-    pub interval: Interval,
-    /// The fence: raised by every claim.
-    pub fence: i64,
-    /// Changes counted when it was claimed; later ones make it due again.
-    pub change: i64,
-    /// Who holds it.
-    pub worker: String,
 }
 
 /// A model set in the registry.
