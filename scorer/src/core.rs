@@ -1,29 +1,49 @@
-//! The planner: which runs are opened, which ranges are skipped, which rows of the log are dealt with. Pure: it reads no
-//! clock and no store. What it needs beyond the [`Facts`] of a look it asks for ([`Step::Ask`]), and is then called
-//! again with the answers.
+//! The planner: which runs are opened, which ranges are skipped, which fires are made, which rows of the log are dealt with.
+//! Pure: it reads no clock and no store. What it needs beyond the [`Facts`] of a look it asks for ([`Step::Ask`]), and is
+//! then called again with the answers.
 //!
-//! A schedule goes *forward* over panes that hold data (never over empty intervals): [`forward`]. Changes of what is
-//! behind it come by the log of changed panes: [`late`].
+//! A schedule goes *forward* over panes that hold data (never over empty intervals): [`forward`]. What was ready while
+//! nobody looked, or while it stood still, is passed over by its policies: [`pass`]. With cron its fires let it go on:
+//! [`fires`]. Changes of what is behind it come by the log of changed panes: [`late`].
+//!
+//! There is no leader: planners of all processes look, and what one of them must know of the others is in the schedule's
+//! row ([`ScheduleRow::looked_at`], [`ScheduleRow::missed`]).
 
+#[cfg(test)]
+mod fire_tests;
+mod fires;
 mod forward;
 mod late;
 #[cfg(test)]
+mod look_tests;
+mod open;
+mod pass;
+#[cfg(test)]
+mod stale_tests;
+#[cfg(test)]
+mod standing_tests;
+#[cfg(test)]
 mod tests;
 
-pub(crate) use late::data_only;
+pub(crate) use late::{data_only, set_of};
 
-use crate::models::misfit;
 use crate::readiness::Horizon;
-use fleetscore_schemas::status::RunState;
+use fleetscore_schemas::SeriesId;
+use fleetscore_schemas::status::RunCause;
 use fleetscore_schemas::time::{Interval, PaneGrid, Timestamp, US_PER_S};
 use fleetscore_store::{
-    ChangedPane, NewRun, Plan, Progress, ReadinessSettings, RunRow, ScheduleMove, ScheduleRow,
+    ChangedPane, Plan, Progress, ReadinessSettings, RunRow, ScheduleRow, SkippedRange, Trigger,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
-/// A look that lies further back than this says nothing about when an interval became ready.
+/// Where no planner has looked for longer than this, nobody knows when an interval became ready.
 const LOOK_GAP_US: i64 = 60 * US_PER_S;
+/// How often the row says that somebody looks.
+const HEARTBEAT_US: i64 = 10 * US_PER_S;
+/// Late intervals asked about in one look: each may cost a pass over the fleet, and what is ready now is committed only
+/// when the look ends.
+const LATE_ASKED: usize = 4;
 
 /// What every look begins with.
 #[derive(Debug, Clone)]
@@ -44,7 +64,7 @@ pub struct Facts {
     pub active_set: Option<ActiveSet>,
 }
 
-/// What is known of the active model set.
+/// What is known of a model set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveSet {
     /// Its version.
@@ -74,10 +94,19 @@ pub enum Question {
         /// Waiting and running ones alone.
         open: bool,
     },
-    /// The run with the newest interval.
-    NewestRun {
+    /// Open runs that the schedule opened by itself, at most one.
+    Unfinished {
         /// The schedule.
         schedule: String,
+    },
+    /// Re-scores that were opened since, whether or not they are over.
+    Rescores {
+        /// The schedule.
+        schedule: String,
+        /// By the store's clock.
+        since: Timestamp,
+        /// At most so many.
+        limit: usize,
     },
     /// Runs that wait for a model set.
     Waiting {
@@ -86,13 +115,26 @@ pub enum Question {
         /// At most so many.
         limit: usize,
     },
-    /// [`fleetscore_store::Store::stale_series`].
+    /// [`fleetscore_store::Store::stale_series`], of the series that the schedule scores.
     Stale {
+        /// The schedule.
+        schedule: String,
+        /// Its filter of series.
+        series: Option<String>,
+        /// The interval.
+        interval: Interval,
+    },
+    /// Whether the interval has any prediction.
+    Scored {
         /// The schedule.
         schedule: String,
         /// The interval.
         interval: Interval,
     },
+    /// [`fleetscore_store::Store::model_set`].
+    Set(i64),
+    /// [`fleetscore_store::Store::last_series`].
+    LastSeries,
 }
 
 /// What the store says.
@@ -104,6 +146,12 @@ pub enum Answer {
     Runs(Vec<RunRow>),
     /// To [`Question::Stale`].
     Stale(u64),
+    /// To [`Question::Scored`].
+    Scored(bool),
+    /// To [`Question::Set`].
+    Set(Option<ActiveSet>),
+    /// To [`Question::LastSeries`].
+    LastSeries(SeriesId),
 }
 
 /// What has been asked and answered in this look.
@@ -131,7 +179,12 @@ pub struct Decision {
     pub late: (usize, usize),
     /// Whether late panes or log rows were left out for their number.
     pub truncated: bool,
+    /// Late intervals for which nothing is to be done, while their log rows stay for others.
+    settled: Settled,
 }
+
+/// Of a window of a schedule, the log rows for which nothing is to be done: asked about once they were read.
+type Settled = HashMap<(String, Interval), HashSet<i64>>;
 
 impl Decision {
     /// Whether there is nothing to commit.
@@ -140,8 +193,16 @@ impl Decision {
         p.seen.is_empty()
             && p.open.is_empty()
             && p.skipped.is_empty()
+            && p.fires.is_empty()
             && p.start.is_empty()
-            && p.schedules.iter().all(|s| s.first_interval.is_none() && s.covered_until.is_none())
+            && p.schedules.iter().all(|s| {
+                !s.looked
+                    && s.first_interval.is_none()
+                    && s.covered_until.is_none()
+                    && s.missed.is_none()
+                    && s.fired_at.is_none()
+                    && s.released_until.is_none()
+            })
     }
 }
 
@@ -162,46 +223,24 @@ impl Default for Limits {
     }
 }
 
-/// What the planner remembers between looks, and its bounds.
+/// What the planner remembers between looks, and its bounds. Nothing that a decision depends on: a look of another process
+/// is as good, only that it asks again what this one knows.
 #[derive(Debug, Clone)]
 pub struct Planner {
     limits: Limits,
     late: usize,
-    last_look: Option<Timestamp>,
-    before: Option<Before>,
-}
-
-/// What was there at the first look (or the first after a pause): intervals up to here count as ready before it.
-#[derive(Debug, Clone, Copy)]
-struct Before {
-    /// The horizon of readiness.
-    until: Timestamp,
-    /// Start of the newest pane.
-    newest_pane: Timestamp,
+    settled: Settled,
 }
 
 impl Planner {
     /// A planner that has not looked yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, late: limits.late, last_look: None, before: None }
+        Self { limits, late: limits.late, settled: Settled::new() }
     }
 
     /// How many rows of the log are to be read for the next look.
     pub fn log_limit(&self) -> usize {
         self.late.saturating_mul(16)
-    }
-
-    /// Begins a look: notes when it was, and what was ready before if the look before it lies too far back.
-    pub fn look(&mut self, facts: &Facts) {
-        let now = facts.progress.now;
-        if self.last_look.is_none_or(|last| now.0.saturating_sub(last.0) > LOOK_GAP_US) {
-            let horizon = Horizon::of(&facts.progress, &facts.readiness, facts.grid.edges);
-            self.before = match (horizon.until, facts.pane_range) {
-                (Some(until), Some((_, newest_pane))) => Some(Before { until, newest_pane }),
-                _ => None,
-            };
-        }
-        self.last_look = Some(now);
     }
 
     /// Notes how a look ended, to widen the next one where most of the log's head can only be left as it is.
@@ -212,6 +251,7 @@ impl Planner {
         } else {
             self.limits.late
         };
+        self.settled.clone_from(&decision.settled);
     }
 
     /// One step of a look. `new_id` makes ids of runs.
@@ -221,8 +261,8 @@ impl Planner {
             facts,
             answers,
             horizon,
-            before: self.before,
             limits: self.limits,
+            settled: &self.settled,
             new_id,
             asked: Vec::new(),
             budget: self.limits.open,
@@ -230,18 +270,15 @@ impl Planner {
         };
         for schedule in &facts.schedules {
             let moved = look.forward(schedule);
-            look.out.plan.schedules.push(ScheduleMove {
-                name: schedule.spec.name.clone(),
-                revision: schedule.revision,
-                first_interval: moved.first_interval,
-                covered_until: moved.covered_until,
-            });
+            look.out.plan.schedules.push(moved);
         }
         look.late(self.late);
         look.out.truncated |= facts.changed.len() >= self.log_limit();
         look.out.more |= look.out.truncated && !look.out.plan.seen.is_empty();
         look.start_waiting();
+        look.note_paused();
         if look.asked.is_empty() {
+            look.beat();
             return Step::Done(look.out);
         }
         look.asked.dedup();
@@ -249,20 +286,13 @@ impl Planner {
     }
 }
 
-/// How far a schedule moved in a look.
-#[derive(Debug, Clone, Copy, Default)]
-struct Moved {
-    first_interval: Option<Timestamp>,
-    covered_until: Option<Timestamp>,
-}
-
 /// A look under way.
 struct Look<'a> {
     facts: &'a Facts,
     answers: &'a Answers,
     horizon: Horizon,
-    before: Option<Before>,
     limits: Limits,
+    settled: &'a Settled,
     new_id: &'a mut dyn FnMut() -> Uuid,
     asked: Vec<Question>,
     budget: usize,
@@ -293,9 +323,53 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn ask_stale(&mut self, schedule: &str, interval: Interval) -> Option<u64> {
-        match self.ask(Question::Stale { schedule: schedule.to_owned(), interval })? {
+    fn ask_stale(&mut self, schedule: &ScheduleRow, interval: Interval) -> Option<u64> {
+        let (schedule, series) = (schedule.spec.name.clone(), schedule.spec.series.clone());
+        match self.ask(Question::Stale { schedule, series, interval })? {
             Answer::Stale(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    fn ask_scored(&mut self, schedule: &str, interval: Interval) -> Option<bool> {
+        match self.ask(Question::Scored { schedule: schedule.to_owned(), interval })? {
+            Answer::Scored(any) => Some(*any),
+            _ => None,
+        }
+    }
+
+    /// Whether this late interval may be asked about in this look; the others have the next one.
+    fn may_ask(&mut self, schedule: &ScheduleRow, interval: Interval) -> bool {
+        let of = |question: &Question| match question {
+            Question::Stale { schedule, interval, .. } | Question::Scored { schedule, interval } => {
+                Some((schedule.clone(), *interval))
+            }
+            _ => None,
+        };
+        let asked: HashSet<_> = self.answers.keys().chain(&self.asked).filter_map(of).collect();
+        let may = asked.len() < LATE_ASKED || asked.contains(&(schedule.spec.name.clone(), interval));
+        self.out.more |= !may;
+        may
+    }
+
+    /// Whatever is committed also says that somebody looks.
+    fn beat(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        for (schedule, moved) in self.facts.schedules.iter().zip(&mut self.out.plan.schedules) {
+            moved.looked |= schedule.spec.trigger != Trigger::Manual;
+        }
+    }
+
+    /// A model set, as the registry has it; without a question where it is the active one.
+    fn ask_set(&mut self, version: i64) -> Option<Option<&'a ActiveSet>> {
+        let facts = self.facts;
+        if let Some(active) = facts.active_set.as_ref().filter(|a| a.version == version) {
+            return Some(Some(active));
+        }
+        match self.ask(Question::Set(version))? {
+            Answer::Set(set) => Some(set.as_ref()),
             _ => None,
         }
     }
@@ -305,80 +379,28 @@ impl<'a> Look<'a> {
         self.facts.progress.floor()
     }
 
-    /// The set that runs of a schedule are fixed to now, or why they wait.
-    fn set_for(&self, schedule: &ScheduleRow) -> Result<i64, String> {
-        let set = self.facts.active_set.as_ref().ok_or_else(|| NO_MODEL_SET.to_owned())?;
-        match misfit(set.version, &set.features, &schedule.spec) {
-            None => Ok(set.version),
-            Some(why) => Err(why),
-        }
+    /// The store's clock.
+    fn now(&self) -> Timestamp {
+        self.facts.progress.now
     }
 
-    /// A run of an interval that is ready, fixed to the active model set; waiting where there is none that fits.
-    fn open(
+    /// Whether no planner, of whichever process, has looked at this schedule for a while.
+    fn nobody_looked(&self, schedule: &ScheduleRow) -> bool {
+        let since = |at: Timestamp| self.now().0.saturating_sub(at.0);
+        schedule.looked_at.is_none_or(|at| since(at) > LOOK_GAP_US)
+    }
+
+    fn skip(
         &mut self,
         schedule: &ScheduleRow,
-        interval: Interval,
-        cause: fleetscore_schemas::status::RunCause,
-        data_only: bool,
+        id: Option<Uuid>,
+        range: Interval,
+        cause: RunCause,
+        note: &str,
     ) {
-        let ignored = self.horizon.ignored(interval.end);
-        let mut notes = Vec::new();
-        let model_set = self.set_for(schedule).map_err(|why| notes.push(why)).ok();
-        if !ignored.is_empty() {
-            notes.push(format!(
-                "not waited for, as nobody has owned it for longer than max_wait: {}",
-                ignored.join(", ")
-            ));
-        }
-        let run = NewRun {
-            run_id: (self.new_id)(),
-            schedule: schedule.spec.name.clone(),
-            interval,
-            cause,
-            model_set,
-            data_only,
-            note: (!notes.is_empty()).then(|| notes.join("; ")),
-        };
-        self.out.plan.open.push(run);
-        self.budget = self.budget.saturating_sub(1);
-        if self.budget == 0 {
-            self.out.more = true;
-        }
-    }
-
-    /// Runs that wait for a model set start when there is one that fits their schedule.
-    fn start_waiting(&mut self) {
-        let facts = self.facts;
-        let Some(active) = &facts.active_set else {
-            if !self.out.plan.open.is_empty() || self.out.waiting.is_none() && facts.pane_range.is_some() {
-                self.out.waiting = Some(NO_MODEL_SET.to_owned());
-            }
-            return;
-        };
-        let (fits, others): (Vec<_>, Vec<_>) = facts.schedules.iter().partition(|s| self.set_for(s).is_ok());
-        if facts.pane_range.is_some()
-            && let Some(Err(why)) = others.first().map(|s| self.set_for(s))
-        {
-            // Before what solves itself: this a person must mend.
-            self.out.waiting = Some(why);
-        }
-        if others.is_empty() {
-            self.start_these(None, active.version);
-        } else {
-            // One by one, or those that go on waiting would hide the ones that can start.
-            for schedule in fits {
-                self.start_these(Some(schedule.spec.name.clone()), active.version);
-            }
-        }
-    }
-
-    fn start_these(&mut self, schedule: Option<String>, version: i64) {
-        let limit = self.limits.open;
-        let Some(waiting) = self.ask_runs(Question::Waiting { schedule, limit }) else { return };
-        let due = waiting.iter().filter(|r| r.state == RunState::Waiting);
-        self.out.plan.start.extend(due.map(|r| (r.run_id, version)));
-        self.out.more |= waiting.len() >= limit;
+        let run_id = id.unwrap_or_else(|| (self.new_id)());
+        let (schedule, note) = (schedule.spec.name.clone(), note.to_owned());
+        self.out.plan.skipped.push(SkippedRange { run_id, schedule, range, cause, note });
     }
 }
 

@@ -9,7 +9,7 @@ mod tee;
 use crate::blobs::Blobs;
 use crate::error::{Result, ScorerError};
 use crate::models::{ModelSet, misfit};
-use crate::plan::{ScoringTable, score};
+use crate::plan::{Scored, ScoringTable, score};
 use crate::range::intervals::{SCAN, check_range, grid_start, ready_ones, with_data};
 use crate::readiness::{Readiness, readiness};
 use crate::service::registry;
@@ -162,8 +162,9 @@ pub async fn diff(
         let unready = &mut report.unready;
         let ready = ready_ones(&**store, &schedule, &options.readiness, edges, batch, unready).await?;
         for interval in ready {
-            let (left, right) = tee(stream_windows(store.clone(), interval));
-            let sides = [score(&tables[0], features, true, left)?, score(&tables[1], features, true, right)?];
+            let scored = Scored::all(features, true);
+            let (left, right) = tee(stream_windows(store.clone(), interval, &scored));
+            let sides = [score(&tables[0], &scored, left)?, score(&tables[1], &scored, right)?];
             let counts = lockstep.compare(interval, sides).await?;
             tell(&counts);
             report.intervals.push(counts);

@@ -5,6 +5,7 @@ use crate::output::publish::PublishError;
 use crate::plan::ScoreError;
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_store::StoreError;
+use std::time::Duration;
 
 /// What the scorer returns.
 pub type Result<T, E = ScorerError> = std::result::Result<T, E>;
@@ -48,6 +49,12 @@ pub enum ScorerError {
         /// Both lists, and what to do.
         message: String,
     },
+    /// An attempt at a shard took longer than the schedule's `timeout`.
+    #[error("timeout: not done after {}", humantime::format_duration(*after))]
+    Timeout {
+        /// The setting.
+        after: Duration,
+    },
     /// A bug of ours.
     #[error("internal error in the scorer: {0}")]
     Internal(String),
@@ -84,7 +91,7 @@ impl Classify for ScorerError {
             Self::Blob(e) => e.domain(),
             Self::Publish(e) => e.domain(),
             Self::Usage { .. } | Self::Misfit { .. } => Domain::User,
-            Self::ModelSet { .. } => Domain::External,
+            Self::ModelSet { .. } | Self::Timeout { .. } => Domain::External,
             Self::Internal(_) => Domain::Internal,
         }
     }
@@ -95,7 +102,8 @@ impl Classify for ScorerError {
             Self::Blob(e) => e.is_transient(),
             Self::Publish(e) => e.is_transient(),
             Self::ModelSet { transient, .. } => *transient,
-            Self::Usage { .. } | Self::Misfit { .. } | Self::Internal(_) => false,
+            // Another attempt is the schedule's `max_retries`' matter.
+            Self::Usage { .. } | Self::Misfit { .. } | Self::Timeout { .. } | Self::Internal(_) => false,
         }
     }
 }

@@ -15,6 +15,7 @@ mod rows;
 
 pub(crate) use explain::{ROWS as EXPLAINED, write_nearest, write_ranges};
 
+use crate::meter::Meter;
 use crate::models::{MEND, ModelSet, listed};
 use arrow::array::RecordBatch;
 use datafusion_common::tree_node::TreeNodeRecursion;
@@ -30,7 +31,7 @@ use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion_physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::window::{Feature, prediction_schema, window_schema};
-use fleetscore_store::StoreError;
+use fleetscore_store::{Selection, StoreError};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use pieces::{Cutter, Piece};
@@ -38,6 +39,7 @@ use rows::{Job, Part};
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// Windows of one interval on their way from the store: columns of [`window_schema`], ascending by series over all
 /// batches.
@@ -54,6 +56,7 @@ pub struct ScoringTable {
 }
 
 /// A series that is scored by another set than the run's own.
+#[derive(Clone)]
 struct Pin {
     series: SeriesId,
     set: Arc<ModelSet>,
@@ -87,6 +90,12 @@ impl ScoringTable {
             .map(|(series, set)| Pin { series, found: find(&set, series), set })
             .collect();
         Self { set, pins }
+    }
+
+    /// The same with the pins of these series alone, which ascend.
+    fn of(&self, ids: &[SeriesId]) -> Self {
+        let pins = self.pins.iter().filter(|p| ids.binary_search(&p.series).is_ok()).cloned().collect();
+        Self { set: self.set.clone(), pins }
     }
 
     /// Version of the set; pinned series have their own.
@@ -175,34 +184,52 @@ impl From<arrow::error::ArrowError> for ScoreError {
     }
 }
 
-/// Scores one interval: each window and each model gives one row; with `data_only`, each window alone. Batches are scored
-/// on all cores and come in the order of their series; nothing is read before the stream is polled, and it must be
-/// polled within a Tokio runtime.
+/// What is scored.
+#[derive(Debug, Clone)]
+pub struct Scored<'a> {
+    /// The inputs of models, in order.
+    pub features: &'a [Feature],
+    /// Rows for series with a window alone.
+    pub data_only: bool,
+    /// The series that rows are made for.
+    pub selection: Selection,
+    /// What is told how long it takes.
+    pub meter: Arc<Meter>,
+}
+
+impl<'a> Scored<'a> {
+    /// All series of an interval.
+    pub fn all(features: &'a [Feature], data_only: bool) -> Self {
+        Self { features, data_only, selection: Selection::ALL, meter: Arc::default() }
+    }
+}
+
+/// Scores the selected series of one interval: each window and each model gives one row; with `data_only`, each window
+/// alone. A selected series without either gets none. Batches are scored on all cores and come in the order of their
+/// series; nothing is read before the stream is polled, and it must be polled within a Tokio runtime.
 ///
 /// A set that takes other features than are given yields `model_error` for its series ([`ScoringTable::misfit`] and
 /// [`ScoringTable::pins_misfit`] say so), also where there are as many of them.
 ///
 /// # Errors
 /// [`ScoreError::Plan`] without features; in the stream [`ScoreError::Store`] with the store's error where the windows
-/// broke off, else [`ScoreError::Plan`].
+/// broke off, else [`ScoreError::Plan`] (also where there is a window of a series that is not selected).
 pub fn score(
     table: &Arc<ScoringTable>,
-    features: &[Feature],
-    data_only: bool,
+    scored: &Scored<'_>,
     windows: Windows,
 ) -> Result<Predictions, ScoreError> {
-    let plan = physical_plan(table, features, data_only, windows)?;
+    let plan = physical_plan(table, scored, windows)?;
     let out = plan.execute(0, Arc::new(TaskContext::default()))?;
     Ok(out.map_err(ScoreError::from).boxed())
 }
 
 fn physical_plan(
     table: &Arc<ScoringTable>,
-    features: &[Feature],
-    data_only: bool,
+    scored: &Scored<'_>,
     windows: Windows,
 ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-    if features.is_empty() {
+    if scored.features.is_empty() {
         return internal_err!("a schedule has at least one feature");
     }
     let windows = windows.map_err(|e| DataFusionError::External(Box::new(e))).boxed();
@@ -210,7 +237,17 @@ fn physical_plan(
     let order = LexOrdering::new([by_series()]);
     let source =
         StreamingTableExec::try_new(window_schema(), vec![Arc::new(once)], None, order, false, None)?;
-    let job = Job { table: table.clone(), features: features.into(), data_only };
+    let table = match &scored.selection.ids {
+        Some(ids) => Arc::new(table.of(ids)),
+        None => table.clone(),
+    };
+    let job = Job {
+        table,
+        features: scored.features.into(),
+        data_only: scored.data_only,
+        selection: scored.selection.clone(),
+        meter: scored.meter.clone(),
+    };
     Ok(Arc::new(ScoreExec::new(Arc::new(source), Arc::new(job))))
 }
 
@@ -365,7 +402,13 @@ async fn on_a_core<T: Send + 'static, U: Send + 'static>(
     work: impl FnOnce(T, &Job) -> Result<U, ScoreError> + Send + 'static,
 ) -> Result<U, ScoreError> {
     let input = input?;
-    let done = tokio::task::spawn_blocking(move || work(input, &job)).await;
+    let done = tokio::task::spawn_blocking(move || {
+        let began = Instant::now();
+        let done = work(input, &job);
+        job.meter.scored(began.elapsed());
+        done
+    });
+    let done = done.await;
     done.unwrap_or_else(|e| Err(ScoreError::Plan(e.to_string())))
 }
 

@@ -4,6 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Arr
 use arrow::datatypes::{Float64Type, Int16Type, Int64Type, UInt32Type};
 use fleetscore_kernel::{Kernel, Model};
 use fleetscore_schemas::SeriesName;
+use fleetscore_store::SeriesRange;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -134,7 +135,7 @@ async fn each_status_has_its_row() {
     );
     // Series 2 and 5 are silent; 0 and 8 have no model; 3 lies exactly on the edge.
     let data = [(0, Some(4.0)), (1, Some(4.0)), (3, Some(10.0)), (4, Some(4.0)), (8, Some(4.0)), (9, None)];
-    let got = rows(score(&table, &[Feature::Stddev], false, windows(&data, 2))).await;
+    let got = rows(score(&table, &Scored::all(&[Feature::Stddev], false), windows(&data, 2))).await;
     let four = Some(4.0);
     let decided = |decision, prediction| (Some(decision), Some(prediction));
     let (d, p) = decided(6.0, 0);
@@ -155,7 +156,7 @@ async fn each_status_has_its_row() {
     .into();
     assert_eq!(got, expected);
 
-    let got = rows(score(&table, &[Feature::Stddev], true, windows(&data, 100))).await;
+    let got = rows(score(&table, &Scored::all(&[Feature::Stddev], true), windows(&data, 100))).await;
     let only: Vec<u32> = got.into_keys().collect();
     assert_eq!(only, [0, 1, 3, 4, 8, 9], "rows for series with data alone");
 }
@@ -166,7 +167,9 @@ async fn a_set_for_other_features_fails_its_models_and_says_so() {
     let table = table(3, entries());
     // As many as it takes, or more.
     for (wanted, names) in [(&[Feature::Mean][..], "mean"), (&[Feature::Mean, Feature::Max], "mean, max")] {
-        let got = rows(score(&table, wanted, false, windows(&[(1, Some(4.0)), (3, Some(4.0))], 9))).await;
+        let got =
+            rows(score(&table, &Scored::all(wanted, false), windows(&[(1, Some(4.0)), (3, Some(4.0))], 9)))
+                .await;
         assert_eq!(got[&1], row("model_error", Some(4.0), 101, Some(1)));
         assert_eq!((got[&2].status.as_str(), got[&3].status.as_str()), ("no_data", "no_model"));
         let text = table.misfit(wanted).unwrap();
@@ -182,7 +185,9 @@ async fn a_set_for_other_features_fails_its_models_and_says_so() {
     let own = set_of(3, &[Feature::Stddev], entries());
     let table = Arc::new(ScoringTable::with_pins(own, vec![(2, pinned)]));
     let wanted = [Feature::Stddev];
-    let got = rows(score(&table, &wanted, false, windows(&[(1, Some(4.0)), (2, Some(4.0))], 9))).await;
+    let got =
+        rows(score(&table, &Scored::all(&wanted, false), windows(&[(1, Some(4.0)), (2, Some(4.0))], 9)))
+            .await;
     assert_eq!((got[&1].status.as_str(), got[&2].status.as_str()), ("scored", "model_error"));
     assert_eq!(table.misfit(&wanted), None);
     let text = table.pins_misfit(&wanted).unwrap();
@@ -200,7 +205,7 @@ async fn pinned_series_are_scored_by_their_set_and_say_so() {
     let table = Arc::new(ScoringTable::with_pins(own, pins));
     assert_eq!(table.pinned_without_model().collect::<Vec<_>>(), [(2, 2), (5, 2)]);
     let data = [(1, Some(4.0)), (2, Some(4.0)), (3, Some(4.0)), (6, Some(4.0))];
-    let got = rows(score(&table, &one, false, windows(&data, 1))).await;
+    let got = rows(score(&table, &Scored::all(&one, false), windows(&data, 1))).await;
     let brief: Vec<_> = got.iter().map(|(s, r)| (*s, r.status.as_str(), r.decision, r.set)).collect();
     let expected = [
         (1, "scored", Some(-3.0), Some(2)),
@@ -211,7 +216,7 @@ async fn pinned_series_are_scored_by_their_set_and_say_so() {
         (9, "no_data", None, Some(2)),
     ];
     assert_eq!(brief, expected);
-    let got = rows(score(&table, &one, true, windows(&data, 9))).await;
+    let got = rows(score(&table, &Scored::all(&one, true), windows(&data, 9))).await;
     assert_eq!(got.into_keys().collect::<Vec<_>>(), [1, 2, 3, 6]);
 }
 
@@ -223,7 +228,7 @@ async fn anomalies_of_several_features_name_the_nearest_normal_values_up_to_a_bo
     let table = Arc::new(ScoringTable::new(set_of(1, &features, entries)));
     // Every second one is normal: 3 + 3 is below 10, 15 + 15 is not.
     let data: Vec<_> = (0..n).map(|s| (s, Some(if s % 2 == 0 { 15.0 } else { 3.0 }))).collect();
-    let got = rows(score(&table, &features, false, windows(&data, 100))).await;
+    let got = rows(score(&table, &Scored::all(&features, false), windows(&data, 100))).await;
     assert_eq!(got[&0].prediction, Some(1));
     assert_eq!((got[&1].prediction, &got[&1].normal), (Some(0), &None));
     let text = got[&0].normal.clone().unwrap();
@@ -233,7 +238,7 @@ async fn anomalies_of_several_features_name_the_nearest_normal_values_up_to_a_bo
     // Each one anomalous: the first ones by series are explained, however the windows are cut.
     let data: Vec<_> = (0..n).map(|s| (s, Some(15.0))).collect();
     for split in [3, 1000] {
-        let got = rows(score(&table, &features, false, windows(&data, split))).await;
+        let got = rows(score(&table, &Scored::all(&features, false), windows(&data, split))).await;
         let explained: Vec<u32> = got.iter().filter(|(_, r)| r.normal.is_some()).map(|(s, _)| *s).collect();
         assert_eq!(explained, (0..explain::ROWS as u32).collect::<Vec<_>>());
     }
@@ -245,7 +250,7 @@ async fn a_broken_stream_is_the_stores_error() {
     let broken: Windows =
         stream::iter([Ok(batch(&[(1, Some(1.0))])), Err(StoreError::Unavailable { message: "gone".into() })])
             .boxed();
-    let scored = score(&table, &[Feature::Mean], false, broken).unwrap();
+    let scored = score(&table, &Scored::all(&[Feature::Mean], false), broken).unwrap();
     let error = scored.try_collect::<Vec<_>>().await.unwrap_err();
     assert!(matches!(error, ScoreError::Store(StoreError::Unavailable { .. })), "{error:?}");
 }
@@ -255,7 +260,7 @@ async fn windows_out_of_order_are_an_error_and_no_missing_rows() {
     let table = table(1, vec![entry(1, Ok(below(1.0)))]);
     for data in [[(2, Some(1.0)), (1, Some(1.0))], [(1, Some(1.0)), (1, Some(1.0))]] {
         for split in [1, 2] {
-            let scored = score(&table, &[Feature::Mean], false, windows(&data, split)).unwrap();
+            let scored = score(&table, &Scored::all(&[Feature::Mean], false), windows(&data, split)).unwrap();
             let error = scored.try_collect::<Vec<_>>().await.unwrap_err();
             assert!(error.to_string().contains("ascend"), "{error}");
         }
@@ -265,8 +270,8 @@ async fn windows_out_of_order_are_an_error_and_no_missing_rows() {
 #[tokio::test]
 async fn nothing_joined_with_nothing_is_nothing() {
     let table = table(1, vec![]);
-    assert!(rows(score(&table, &[Feature::Mean], false, windows(&[], 1))).await.is_empty());
-    let got = rows(score(&table, &[Feature::Mean], false, windows(&[(3, Some(1.0))], 1))).await;
+    assert!(rows(score(&table, &Scored::all(&[Feature::Mean], false), windows(&[], 1))).await.is_empty());
+    let got = rows(score(&table, &Scored::all(&[Feature::Mean], false), windows(&[(3, Some(1.0))], 1))).await;
     assert_eq!(got[&3].status, "no_model");
 }
 
@@ -301,6 +306,128 @@ fn of_models(version: i64, models: &BTreeMap<u32, Option<f64>>) -> Arc<ModelSet>
     set_of(version, &[Feature::Stddev], models.iter().map(entry).collect())
 }
 
+/// Some series of a table.
+fn of(selection: &Selection, data_only: bool) -> Scored<'static> {
+    Scored { selection: selection.clone(), ..Scored::all(&[Feature::Stddev], data_only) }
+}
+
+/// A range from one series up to before another.
+fn range(from: u32, until: Option<u32>) -> SeriesRange {
+    SeriesRange { from, until }
+}
+
+#[tokio::test]
+async fn three_stale_series_of_a_thousand_are_three_rows() {
+    let all: Vec<_> = (1..=1000).filter(|s| *s != 700).map(|s| entry(s, Ok(below(10.0)))).collect();
+    let pinned = set_of(2, &[Feature::Stddev], vec![entry(3, Ok(below(1.0))), entry(500, Ok(below(1.0)))]);
+    let own = set_of(3, &[Feature::Stddev], all);
+    // Pins of series that are not stale stay out as well.
+    let table = Arc::new(ScoringTable::with_pins(own, vec![(3, pinned.clone()), (500, pinned)]));
+    let ids = Some([41, 500, 700].into());
+    let stale = Selection { range: SeriesRange::ALL, ids };
+    // The window of 500 is gone; 700 has no model.
+    let got = rows(score(&table, &of(&stale, false), windows(&[(41, Some(4.0)), (700, Some(4.0))], 9))).await;
+    let brief: Vec<_> = got.iter().map(|(s, r)| (*s, r.status.as_str(), r.set)).collect();
+    assert_eq!(brief, [(41, "scored", None), (500, "no_data", Some(2)), (700, "no_model", None)]);
+    let got = rows(score(&table, &of(&stale, true), windows(&[(700, Some(4.0))], 9))).await;
+    assert_eq!(got.into_keys().collect::<Vec<_>>(), [700], "rows for series with data alone");
+    let nothing = Selection { range: SeriesRange::ALL, ids: Some([].into()) };
+    assert!(rows(score(&table, &of(&nothing, false), windows(&[], 9))).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_window_beside_the_selection_is_an_error_and_no_row() {
+    let table = table(1, (1..=20).map(|s| entry(s, Ok(below(1.0)))).collect());
+    let ids = Selection { range: SeriesRange::ALL, ids: Some([4, 6].into()) };
+    for (selection, at) in [
+        (Selection::of(range(5, Some(10))), 4),
+        (Selection::of(range(5, Some(10))), 10),
+        (Selection::of(range(5, Some(5))), 5),
+        (Selection::of(range(5, None)), 1),
+        (ids, 5),
+    ] {
+        let scored = score(&table, &of(&selection, false), windows(&[(at, Some(1.0))], 1)).unwrap();
+        let error = scored.try_collect::<Vec<_>>().await.unwrap_err();
+        assert!(error.to_string().contains("other series than the selected"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_scored_is_measured() {
+    let table = table(1, (1..=20).map(|s| entry(s, Ok(below(1.0)))).collect());
+    let scored = Scored::all(&[Feature::Stddev], false);
+    let out = score(&table, &scored, windows(&[(1, Some(1.0))], 1)).unwrap();
+    let batches: Vec<RecordBatch> = scored.meter.written(out).try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 20);
+    let phases = scored.meter.phases();
+    assert!(phases.score_us > 0 && phases.open_us == 0, "{phases:?}");
+}
+
+/// Ranges and ids whose borders lie everywhere.
+fn selections() -> impl Strategy<Value = Selection> {
+    let ids = prop::option::of(prop::collection::btree_set(0_u32..95, 0..40));
+    (0_u32..95, prop::option::of(0_u32..95), ids).prop_map(|(from, until, ids)| {
+        let range = range(from, until.map(|u| u.max(from)));
+        let ids = ids.map(|ids| ids.into_iter().filter(|s| range.contains(*s)).collect());
+        Selection { range, ids }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+    #[test]
+    fn a_selection_is_what_all_series_have_less_the_others(
+        data in prop::collection::btree_map(0_u32..90, prop::option::weighted(0.9, -20.0_f64..20.0), 0..90),
+        own in models(),
+        pinned in models(),
+        pins in prop::collection::btree_set(0_u32..90, 0..12),
+        split in 1_usize..20,
+        selection in selections(),
+        data_only: bool,
+    ) {
+        let other = of_models(2, &pinned);
+        let with = pins.iter().map(|s| (*s, other.clone())).collect();
+        let table = Arc::new(ScoringTable::with_pins(of_models(7, &own), with));
+        let input: Vec<_> = data.iter().map(|(s, v)| (*s, *v)).collect();
+        let some: Vec<_> = input.iter().copied().filter(|(s, _)| selection.contains(*s)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (mut all, got) = runtime.block_on(async {
+            let all = Scored::all(&[Feature::Stddev], data_only);
+            let all = rows(score(&table, &all, windows(&input, split))).await;
+            (all, rows(score(&table, &of(&selection, data_only), windows(&some, split))).await)
+        });
+        all.retain(|s, _| selection.contains(*s));
+        prop_assert_eq!(got, all);
+    }
+
+    #[test]
+    fn shards_of_any_cut_add_up_to_the_whole(
+        data in prop::collection::btree_map(1_u32..90, prop::option::weighted(0.9, -20.0_f64..20.0), 0..90),
+        own in models(),
+        cuts in prop::collection::btree_set(1_u32..95, 0..8),
+        data_only: bool,
+    ) {
+        let table = Arc::new(ScoringTable::new(of_models(7, &own)));
+        let cuts: Vec<_> = cuts.into_iter().collect();
+        let input: Vec<_> = data.iter().map(|(s, v)| (*s, *v)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (all, parts) = runtime.block_on(async {
+            let all = Scored::all(&[Feature::Stddev], data_only);
+            let all = rows(score(&table, &all, windows(&input, 9))).await;
+            let (mut parts, mut count) = (BTreeMap::new(), 0);
+            for range in SeriesRange::cut(&cuts) {
+                let some: Vec<_> = input.iter().copied().filter(|(s, _)| range.contains(*s)).collect();
+                let part = rows(score(&table, &of(&Selection::of(range), data_only), windows(&some, 9))).await;
+                count += part.len();
+                parts.extend(part);
+            }
+            assert_eq!(count, parts.len(), "no row twice");
+            (all, parts)
+        });
+        prop_assert_eq!(parts, all);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
     #[test]
@@ -318,7 +445,7 @@ proptest! {
         let input: Vec<_> = data.iter().map(|(s, v)| (*s, *v)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let got = runtime.block_on(async {
-            rows(score(&table, &[Feature::Stddev], data_only, windows(&input, split))).await
+            rows(score(&table, &Scored::all(&[Feature::Stddev], data_only), windows(&input, split))).await
         });
         for s in 0..90 {
             let pin = pins.get(&s).map(|set| (*set as i64 + 2, pinned[*set].get(&s)));

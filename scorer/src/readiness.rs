@@ -95,8 +95,8 @@ impl Hold {
         let until = by_watermark.max(by_quiet).unwrap_or(Timestamp(i64::MIN));
 
         let why = match (row.owner_seen_at, row.watermark) {
-            (Some(_), Some(w)) if alive => format!("its watermark is at {w} and it is not quiet"),
-            (Some(_), None) if alive => "it has no reading yet and is not quiet".to_owned(),
+            (Some(_), Some(w)) if alive => format!("its watermark is at {w} and it is not quiet{}", lag(row)),
+            (Some(_), None) if alive => format!("it has no reading yet and is not quiet{}", lag(row)),
             (Some(seen), _) => format!(
                 "its owner was last seen at {seen}; it is waited for until {}",
                 seen.plus_us(settings.max_wait_us)
@@ -108,6 +108,14 @@ impl Hold {
         };
         let p = &row.partition;
         Self { until, silent, name: format!("{}/{} of {}", p.topic, p.partition, row.source), why }
+    }
+}
+
+/// How many messages are still to be read, where that is known.
+fn lag(row: &ProgressRow) -> String {
+    match row.end_offset.map(|end| end.saturating_sub(row.next_offset)) {
+        Some(lag) if lag > 0 => format!(", with {lag} messages still to be read"),
+        _ => String::new(),
     }
 }
 
@@ -146,8 +154,32 @@ mod tests {
         Timestamp(s * US_PER_S)
     }
 
-    /// Watermark, quiet_at, owner_seen_at (seconds), created_at.
-    type Row = (Option<i64>, Option<i64>, Option<i64>, i64);
+    /// One partition; times in seconds.
+    #[derive(Debug, Clone, Copy)]
+    struct Row {
+        watermark: Option<i64>,
+        quiet: Option<i64>,
+        seen: Option<i64>,
+        created: i64,
+        /// Messages still to be read.
+        lag: i64,
+    }
+
+    /// Its owner has just been seen, and there is no reading yet.
+    const LIVE: Row = Row { watermark: None, quiet: None, seen: Some(NOW - 30), created: 0, lag: 0 };
+    /// Its owner has been silent for a second too long.
+    const DEAD: Row = Row { seen: Some(NOW - 31), ..LIVE };
+    /// And for longer than anybody waits.
+    const GONE: Row = Row { seen: Some(NOW - 601), ..LIVE };
+    const NEVER_OWNED: Row = Row { seen: None, ..LIVE };
+
+    const fn passed(row: Row, watermark: i64) -> Row {
+        Row { watermark: Some(watermark), ..row }
+    }
+
+    const fn quiet(row: Row, at: i64) -> Row {
+        Row { quiet: Some(at), ..row }
+    }
 
     fn progress(rows: &[Row]) -> Progress {
         Progress {
@@ -155,68 +187,85 @@ mod tests {
             rows: rows
                 .iter()
                 .enumerate()
-                .map(|(i, (watermark, quiet, seen, created))| ProgressRow {
+                .map(|(i, row)| ProgressRow {
                     source: "c".into(),
                     partition: TopicPartition { topic: "t".into(), partition: i as i32 },
-                    next_offset: 0,
-                    end_offset: None,
-                    watermark: watermark.map(at),
-                    quiet_at: quiet.map(at),
+                    next_offset: 5,
+                    end_offset: Some(5 + row.lag),
+                    watermark: row.watermark.map(at),
+                    quiet_at: row.quiet.map(at),
                     floor: None,
                     epoch: 1,
-                    owner: seen.map(|_| "o".into()),
-                    owner_seen_at: seen.map(at),
-                    created_at: at(*created),
+                    owner: row.seen.map(|_| "o".into()),
+                    owner_seen_at: row.seen.map(at),
+                    created_at: at(row.created),
                 })
                 .collect(),
         }
     }
 
+    /// What becomes of an interval, and what its run's note names or what it waits for.
+    enum Then {
+        Ready,
+        Without(&'static str),
+        Waits(&'static str),
+    }
+
     #[test]
     fn every_clause_has_its_case() {
-        let alive = Some(NOW - 30);
-        let dead = Some(NOW - 31);
-        let gone = Some(NOW - 601);
-        let wait = Some(NOW - 600);
-        // name, rows, end, (start: ready, ignored), (end: ready)
+        use Then::*;
+        let late = |row: Row, created| Row { created, ..row };
+        let behind = |row: Row, lag| Row { lag, ..row };
+        // name, rows, with [start, end), with (start, end]; the interval ends at 60
         #[rustfmt::skip]
-        let cases: &[(&str, &[Row], i64, bool, usize, bool)] = &[
-            ("no rows at all", &[], 60, false, 0, false),
-            ("passed", &[(Some(61), None, alive, 0)], 60, true, 0, true),
-            ("exactly at the end: by the edges", &[(Some(60), None, alive, 0)], 60, true, 0, false),
-            ("not yet", &[(Some(59), None, alive, 0)], 60, false, 0, false),
-            ("no reading yet", &[(None, None, alive, 0)], 60, false, 0, false),
-            ("one of two lags", &[(Some(99), None, alive, 0), (Some(10), None, alive, 0)], 60, false, 0, false),
-            ("both passed", &[(Some(99), None, alive, 0), (Some(61), None, alive, 0)], 60, true, 0, true),
-            ("a passed watermark needs no living owner", &[(Some(99), None, gone, 0)], 60, true, 0, true),
-            ("quiet", &[(Some(10), Some(70), alive, 0)], 60, true, 0, true),
-            ("quiet, never a reading", &[(None, Some(70), alive, 0)], 60, true, 0, true),
-            ("quiet, but the clock has not passed end + disorder", &[(Some(10), Some(69), alive, 0)], 60, false, 0, false),
-            ("quiet asserted by an owner that is dead", &[(Some(10), Some(70), dead, 0)], 60, false, 0, false),
-            ("quiet beside passed", &[(Some(99), None, alive, 0), (None, Some(70), alive, 0)], 60, true, 0, true),
-            ("quiet beside lagging", &[(Some(9), None, alive, 0), (None, Some(70), alive, 0)], 60, false, 0, false),
-            ("alive and lagging holds back for ever", &[(Some(9), None, alive, -1_000_000)], 60, false, 0, false),
-            ("silent owner within max_wait", &[(Some(9), None, wait, 0)], 60, false, 0, false),
-            ("silent owner past max_wait", &[(Some(9), None, gone, 0)], 60, true, 1, true),
-            ("never owned within max_wait", &[(None, None, None, NOW - 600)], 60, false, 0, false),
-            ("never owned past max_wait", &[(None, None, None, NOW - 601)], 60, true, 1, true),
-            ("an ignored one does not excuse another", &[(None, None, gone, 0), (Some(9), None, alive, 0)], 60, false, 0, false),
-            ("an ignored one beside a passed one", &[(None, None, gone, 0), (Some(99), None, alive, 0)], 60, true, 1, true),
-            ("silent, but passed: nothing to name", &[(Some(99), None, gone, 0), (Some(99), None, alive, 0)], 60, true, 0, true),
-            ("claimed again: waited for again", &[(Some(9), None, Some(NOW), 0)], 60, false, 0, false),
+        let cases: Vec<(&str, Vec<Row>, Then, Then)> = vec![
+            ("nothing was ever aggregated", vec![], Waits("no partition of a topic is known yet"), Waits("nothing has been aggregated")),
+            ("busy: its readings have passed the end", vec![passed(LIVE, 61)], Ready, Ready),
+            ("busy: exactly at the end, by the edges", vec![passed(LIVE, 60)], Ready, Waits("its watermark is at 1970-01-01T00:01:00")),
+            ("busy: not there yet", vec![passed(LIVE, 59)], Waits("and it is not quiet"), Waits("and it is not quiet")),
+            ("busy: all partitions have passed", vec![passed(LIVE, 99), passed(LIVE, 61)], Ready, Ready),
+            ("just begun: no reading yet", vec![LIVE], Waits("t/0 of c: it has no reading yet"), Waits("no reading yet")),
+            ("quiet: nothing came, and nothing is left to read", vec![quiet(passed(LIVE, 10), 70)], Ready, Ready),
+            ("quiet: never a reading", vec![quiet(LIVE, 70)], Ready, Ready),
+            ("quiet: but a disordered reading may still come", vec![quiet(passed(LIVE, 10), 69)], Waits("its watermark is at"), Waits("its watermark is at")),
+            ("quiet beside busy", vec![passed(LIVE, 99), quiet(LIVE, 70)], Ready, Ready),
+            ("quiet beside lagging", vec![passed(LIVE, 9), quiet(LIVE, 70)], Waits("t/0 of c: its watermark"), Waits("t/0 of c")),
+            ("quiet, and then its owner died: its word counts no more", vec![quiet(passed(DEAD, 10), 70)], Waits("its owner was last seen at"), Waits("its owner was last seen at")),
+            ("throttled: nothing comes, but there is something to read", vec![behind(passed(LIVE, 10), 7)],
+                Waits("with 7 messages still to be read"), Waits("with 7 messages still to be read")),
+            ("throttled from the start", vec![behind(LIVE, 7)], Waits("it has no reading yet and is not quiet, with 7"), Waits("with 7 messages")),
+            ("lagging beside busy: the slowest counts", vec![passed(LIVE, 99), behind(passed(LIVE, 10), 900)],
+                Waits("t/1 of c: its watermark"), Waits("with 900 messages")),
+            ("lagging for days, and alive: waited for without limit", vec![late(behind(passed(LIVE, 9), 900), -1_000_000)],
+                Waits("its watermark is at"), Waits("its watermark is at")),
+            ("dead, but it had passed the end", vec![passed(DEAD, 99)], Ready, Ready),
+            ("dead for less than max_wait", vec![passed(Row { seen: Some(NOW - 600), ..DEAD }, 9)],
+                Waits("it is waited for until 1970-01-02T03:46:40"), Waits("it is waited for until")),
+            ("dead for longer than max_wait: scored without it", vec![passed(GONE, 9)], Without("t/0 of c"), Without("t/0 of c")),
+            ("dead for longer, but it had passed the end: nobody is missing", vec![passed(GONE, 99), passed(LIVE, 99)], Ready, Ready),
+            ("dead beside busy", vec![GONE, passed(LIVE, 99)], Without("t/0 of c"), Without("t/0 of c")),
+            ("dead beside lagging: one does not excuse the other", vec![GONE, passed(LIVE, 9)], Waits("t/1 of c: its watermark"), Waits("t/1 of c")),
+            ("dead and taken over: waited for again", vec![passed(Row { seen: Some(NOW), ..GONE }, 9)], Waits("its watermark"), Waits("its watermark")),
+            ("never owned: a topic that was just added", vec![late(NEVER_OWNED, NOW - 600)],
+                Waits("nobody has claimed it yet; it is waited for until 1970-01-02T03:46:40"), Waits("nobody has claimed it yet")),
+            ("never owned for longer than max_wait", vec![late(NEVER_OWNED, NOW - 601)], Without("t/0 of c"), Without("t/0 of c")),
+            ("two that nobody owns: both are named", vec![late(NEVER_OWNED, 0), passed(LIVE, 99), GONE],
+                Without("t/0 of c, t/2 of c"), Without("t/0 of c, t/2 of c")),
         ];
-        for (name, rows, end, by_start, ignored, by_end) in cases {
-            let p = progress(rows);
-            for (edges, expected) in [(Edges::Start, *by_start), (Edges::End, *by_end)] {
-                match readiness(&p, &SETTINGS, edges, at(*end)) {
-                    Readiness::Ready { ignored: names } => {
-                        assert!(expected, "{name} ({edges:?}): must not be ready");
-                        assert_eq!(names.len(), *ignored, "{name}: {names:?}");
+        for (name, rows, by_start, by_end) in cases {
+            let p = progress(&rows);
+            for (edges, expected) in [(Edges::Start, by_start), (Edges::End, by_end)] {
+                match (readiness(&p, &SETTINGS, edges, at(60)), expected) {
+                    (Readiness::Ready { ignored }, Ready) => {
+                        assert_eq!(ignored, Vec::<String>::new(), "{name}")
                     }
-                    Readiness::NotReady { why } => {
-                        assert!(!expected, "{name} ({edges:?}): must be ready, but {why}");
-                        assert!(!why.is_empty());
+                    (Readiness::Ready { ignored }, Without(names)) => {
+                        assert_eq!(ignored.join(", "), names, "{name}")
                     }
+                    (Readiness::NotReady { why }, Waits(text)) => {
+                        assert!(why.contains(text), "{name}: {why}")
+                    }
+                    (found, _) => panic!("{name} ({edges:?}): {found:?}"),
                 }
             }
         }
@@ -224,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_reason_names_the_slowest_partition() {
-        let p = progress(&[(Some(40), None, Some(NOW), 0), (Some(20), None, Some(NOW), 0)]);
+        let p = progress(&[passed(LIVE, 40), passed(LIVE, 20)]);
         let Readiness::NotReady { why } = readiness(&p, &SETTINGS, Edges::Start, at(60)) else {
             panic!("not ready")
         };
@@ -238,12 +287,12 @@ mod tests {
 
     #[test]
     fn the_horizon_is_where_readiness_ends() {
-        let p = progress(&[(Some(40), Some(75), Some(NOW), 0), (Some(80), None, Some(NOW), 0)]);
+        let p = progress(&[quiet(passed(LIVE, 40), 75), passed(LIVE, 80)]);
         let h = Horizon::of(&p, &SETTINGS, Edges::Start);
         assert_eq!(h.until, Some(at(65)), "quiet at 75 less 10 of disorder");
         assert!(h.is_ready(at(65)) && !h.is_ready(at(66)));
         assert_eq!(Horizon::of(&progress(&[]), &SETTINGS, Edges::Start).until, None);
-        let gone = progress(&[(Some(40), None, None, 0)]);
+        let gone = progress(&[passed(NEVER_OWNED, 40)]);
         assert_eq!(Horizon::of(&gone, &SETTINGS, Edges::Start).until, Some(FOREVER));
     }
 }

@@ -4,19 +4,24 @@ use crate::backoff::Backoff;
 use crate::blobs::Blobs;
 use crate::core::Limits;
 use crate::error::{Result, ScorerError};
+use crate::filters::Filters;
+use crate::janitor::tidy;
+use crate::outages::{Outages, What};
 use crate::output::publish::{Published, publish};
 use crate::plan::ScoringTable;
 use crate::planner::Looker;
+use crate::prepare::prepare;
 use crate::sets::{Loader, Sets};
-use crate::worker::work;
+use crate::worker::{Stored, work};
 use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::{Interval, US_PER_S};
-use fleetscore_schemas::window::Feature;
-use fleetscore_store::{Publication, ReadinessSettings, RunCounts, ScheduleSpec, Store, Task};
-use std::collections::HashMap;
+use fleetscore_store::{
+    GivenBack, Publication, ReadinessSettings, RunCounts, ScheduleRow, ScheduleSpec, Store, Task,
+};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,23 +55,26 @@ pub struct Options {
     pub lease_us: i64,
     /// How often schedules are looked at where nothing wakes the scorer.
     pub tick_us: i64,
-    /// More models than this failing in one interval fail its run; −1 = none does.
-    pub error_threshold: i64,
-    /// Attempts after which a run is given up.
-    pub max_attempts: i64,
+    /// How long what is under way may go on after shutdown was asked for, before it is handed back.
+    pub finish_us: i64,
     /// Tasks scored, and intervals published, at once.
     pub parallel_tasks: usize,
     /// What this process does.
     pub roles: Roles,
     /// Bounds of one look of the planner.
     pub limits: Limits,
+    /// How late a reading may come: runs of intervals that it can change are not forgotten.
+    pub lateness_us: i64,
+    /// How long runs are kept after they ended; `None` = for ever.
+    pub run_retention_us: Option<i64>,
+    /// A fleet of which nothing comes for longer is an event; `None` = never.
+    pub fleet_silence_us: Option<i64>,
     /// Number of checkpoints committed in this process: each is a reason to look at once.
     pub committed: Option<watch::Receiver<u64>>,
 }
 
 impl Options {
-    /// All roles, with defaults: leases of a minute, a look every second, three attempts, two tasks at once, no
-    /// threshold.
+    /// All roles, with defaults: leases of a minute, a look every second, five seconds for the end, two tasks at once, runs kept for ever.
     pub fn new(
         schedules: Vec<ScheduleSpec>,
         readiness: ReadinessSettings,
@@ -78,11 +86,13 @@ impl Options {
             worker: worker.into(),
             lease_us: 60 * US_PER_S,
             tick_us: US_PER_S,
-            error_threshold: -1,
-            max_attempts: 3,
+            finish_us: 5 * US_PER_S,
             parallel_tasks: 2,
             roles: Roles::ALL,
             limits: Limits::default(),
+            lateness_us: 0,
+            run_retention_us: None,
+            fleet_silence_us: None,
             committed: None,
         }
     }
@@ -91,23 +101,24 @@ impl Options {
 /// What a scorer has done since it started.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
-    /// Runs whose predictions this process stored.
+    /// Runs that ended with what this process stored: those whose last shard it was.
     pub intervals_scored: u64,
-    /// Their rows.
+    /// Rows that it stored, of whichever shards.
     pub predictions: u64,
     /// Of these, anomalies.
     pub anomalies: u64,
-    /// Runs this process gave up, or that passed the threshold.
+    /// Runs that ended as failed with a shard of this process: it gave one up, or they passed a threshold.
     pub failed: u64,
-    /// The interval stored last, with its schedule.
+    /// The interval that was done last, with its schedule.
     pub last_interval: Option<(String, Interval)>,
-    /// What became of its models.
+    /// What became of its models, over all shards.
     pub last_counts: RunCounts,
     /// What schedules wait for, in words.
     pub waiting: Option<String>,
     /// Intervals this process published.
     pub publications: u64,
-    /// The newest fault that is waited out or was recorded, in words; cleared by the next success.
+    /// What is waited for because it is away, or the newest fault that was recorded, in words; cleared when it is back, and
+    /// by the next success.
     pub trouble: Option<String>,
 }
 
@@ -117,14 +128,29 @@ pub(crate) struct Shared {
     pub(crate) blobs: Blobs,
     pub(crate) options: Options,
     pub(crate) sets: Sets,
+    /// What regular expressions over series name.
+    pub(crate) filters: Filters,
     /// Counts up when runs were opened: workers look at once.
     pub(crate) due: watch::Sender<u64>,
     /// Counts up when an interval was scored.
-    scored: watch::Sender<u64>,
+    pub(crate) scored: watch::Sender<u64>,
+    /// Held by whoever asks for a task, until there is one.
+    pub(crate) claiming: tokio::sync::Mutex<()>,
+    /// The same for publications.
+    publishing: tokio::sync::Mutex<()>,
     /// What was last said of sets and pins that do not fit: not repeated for every interval.
     misfits: Mutex<HashMap<&'static str, String>>,
+    /// Schedules as they were read last: what a failed task is judged by while SQL is away.
+    specs: Mutex<HashMap<String, ScheduleSpec>>,
+    /// Shards that this process scored last: their models are in memory.
+    warm: Mutex<VecDeque<i32>>,
+    outages: Mutex<Outages>,
     snapshot: Mutex<Snapshot>,
 }
+
+/// Shards that a process claims rather than others. Few, so that several processes come to share the shards of a run
+/// out instead of all having seen all.
+const WARM: usize = 16;
 
 impl Shared {
     pub(crate) fn new(store: Arc<dyn Store>, blobs: Blobs, options: Options, loader: Loader) -> Self {
@@ -133,9 +159,15 @@ impl Shared {
             blobs,
             options,
             sets: Sets::new(loader),
+            filters: Filters::default(),
             due: watch::Sender::new(0),
             scored: watch::Sender::new(0),
+            claiming: tokio::sync::Mutex::default(),
+            publishing: tokio::sync::Mutex::default(),
             misfits: Mutex::default(),
+            specs: Mutex::default(),
+            warm: Mutex::default(),
+            outages: Mutex::default(),
             snapshot: Mutex::default(),
         }
     }
@@ -144,12 +176,29 @@ impl Shared {
         Duration::from_micros(self.options.tick_us.max(1000).unsigned_abs())
     }
 
-    /// Features of a schedule as they are now: another process may have changed them.
-    pub(crate) async fn features(&self, schedule: &str) -> Result<Arc<[Feature]>> {
+    /// How long what is under way may go on after shutdown was asked for.
+    pub(crate) fn finish(&self) -> Duration {
+        Duration::from_micros(self.options.finish_us.max(0).unsigned_abs())
+    }
+
+    /// A schedule as it is now: another process may have changed it.
+    pub(crate) async fn spec(&self, schedule: &str) -> Result<ScheduleSpec> {
         let rows = self.store.schedules().await?;
-        let row = rows.into_iter().find(|r| r.spec.name == schedule);
-        let row = row.ok_or_else(|| ScorerError::usage("schedule", format!("there is no `{schedule}`")))?;
-        Ok(row.spec.features.into())
+        let found = rows.into_iter().find(|r| r.spec.name == schedule);
+        let ScheduleRow { spec, .. } =
+            found.ok_or_else(|| ScorerError::usage("schedule", format!("there is no `{schedule}`")))?;
+        locked(&self.specs).insert(schedule.to_owned(), spec.clone());
+        Ok(spec)
+    }
+
+    /// A schedule as it was read last; the defaults where it never was.
+    pub(crate) fn known_spec(&self, schedule: &str) -> ScheduleSpec {
+        locked(&self.specs).get(schedule).cloned().unwrap_or_default()
+    }
+
+    /// Shards that this process would rather have, those scored last first.
+    pub(crate) fn warm(&self) -> Vec<i32> {
+        locked(&self.warm).iter().copied().collect()
     }
 
     /// What a run of this set scores with, the pins as they are now.
@@ -160,7 +209,8 @@ impl Shared {
         versions.sort_unstable();
         versions.dedup();
         versions.insert(0, model_set);
-        let sets = self.sets.get(&versions).await.map_err(|e| match e {
+        let asked = Instant::now();
+        let (sets, loaded) = self.sets.get(&versions).await.map_err(|e| match e {
             ScorerError::ModelSet { version, message, transient } if version != model_set => {
                 let pinned = pins.iter().filter(|p| p.version == version).count();
                 let message = format!(
@@ -170,6 +220,9 @@ impl Shared {
             }
             e => e,
         })?;
+        if loaded {
+            self.answered(What::Blobs, asked);
+        }
         let of = |version: i64| sets.iter().find(|s| s.version == version).cloned();
         let pins = pins.iter().filter_map(|p| Some((p.series, of(p.version)?))).collect();
         let own = of(model_set).ok_or_else(|| ScorerError::Internal("a loader gave another set".into()))?;
@@ -184,6 +237,11 @@ impl Shared {
         });
         self.say("pins", misfit);
         Ok(Arc::new(table))
+    }
+
+    /// What there is to wait for, in words.
+    pub(crate) fn wait_for(&self, what: &str) {
+        locked(&self.snapshot).waiting = Some(what.to_owned());
     }
 
     /// Warns of something that every run meets again, once for as long as it stays the same.
@@ -201,36 +259,83 @@ impl Shared {
         }
     }
 
-    /// A fault that is waited out.
+    /// What was said last of this.
+    pub(crate) fn said(&self, what: &'static str) -> Option<String> {
+        locked(&self.misfits).get(what).cloned()
+    }
+
+    /// A fault that is waited out. Of a service that is away one line says what for, whoever meets it.
     pub(crate) fn trouble(&self, doing: &str, e: &ScorerError) {
-        let text = format!("{doing}: {e}");
+        let (text, first) = match What::of(e) {
+            Some(what) => {
+                let first = locked(&self.outages).gone(what, Instant::now());
+                (format!("waiting for {}: {doing}: {e}", what.name()), first)
+            }
+            None => (format!("{doing}: {e}"), true),
+        };
         let mut snapshot = locked(&self.snapshot);
-        if snapshot.trouble.as_ref() != Some(&text) {
+        if first && snapshot.trouble.as_ref() != Some(&text) {
             tracing::warn!("{text}");
-            snapshot.trouble = Some(text);
+        }
+        snapshot.trouble = Some(text);
+    }
+
+    /// A service has answered what was asked at this time: where it was away, one line says for how long.
+    pub(crate) fn answered(&self, what: What, asked: Instant) {
+        let mut outages = locked(&self.outages);
+        let Some(away) = outages.back(what, asked, Instant::now()) else { return };
+        let none = outages.none();
+        drop(outages);
+        let away = humantime::format_duration(Duration::from_millis(away.as_millis() as u64));
+        tracing::info!("{} is back after {away}: the scorer goes on", what.name());
+        if none {
+            locked(&self.snapshot).trouble = None;
         }
     }
 
-    pub(crate) fn note_scored(&self, task: &Task, counts: RunCounts, state: RunState) {
-        let rows =
-            counts.scored + counts.no_data + counts.no_model + counts.model_error + counts.input_invalid;
+    /// A shard was stored.
+    pub(crate) fn note_scored(&self, task: &Task, stored: &Stored) {
+        {
+            let mut warm = locked(&self.warm);
+            warm.retain(|shard| *shard != task.shard);
+            warm.push_front(task.shard);
+            warm.truncate(WARM);
+        }
+        let calm = locked(&self.outages).none();
         {
             let mut s = locked(&self.snapshot);
-            s.intervals_scored += 1;
-            s.failed += u64::from(state == RunState::Failed);
-            s.predictions += rows.unsigned_abs();
-            s.anomalies += counts.anomalies.unsigned_abs();
-            s.last_interval = Some((task.schedule.clone(), task.interval));
-            s.last_counts = counts;
-            s.trouble = None;
+            s.predictions += stored.counts.rows().unsigned_abs();
+            s.anomalies += stored.counts.anomalies.unsigned_abs();
+            if calm {
+                s.trouble = None;
+            }
+            if let Some((state, counts)) = stored.ended {
+                s.intervals_scored += 1;
+                s.failed += u64::from(state == RunState::Failed);
+                s.last_interval = Some((task.schedule.clone(), task.interval));
+                s.last_counts = counts;
+            }
         }
-        self.scored.send_modify(|n| *n += 1);
+        if stored.ended.is_some() {
+            self.scored.send_modify(|n| *n += 1);
+        }
     }
 
-    pub(crate) fn note_failed(&self, task: &Task, e: &ScorerError, give_up: bool) {
-        let mut s = locked(&self.snapshot);
-        s.failed += u64::from(give_up);
-        s.trouble = Some(format!("run {} of {}: {e}", task.run_id, task.interval));
+    /// An attempt failed; `given` is what came of giving the task back.
+    pub(crate) fn note_failed(&self, task: &Task, e: &ScorerError, given: Option<GivenBack>) {
+        self.note_given_up(task, &e.to_string(), given);
+    }
+
+    /// The same, in words.
+    pub(crate) fn note_given_up(&self, task: &Task, e: &str, given: Option<GivenBack>) {
+        {
+            let mut s = locked(&self.snapshot);
+            s.failed += u64::from(given == Some(GivenBack::Ended(RunState::Failed)));
+            s.trouble = Some(format!("run {} of {}: {e}", task.run_id, task.interval));
+        }
+        if let Some(GivenBack::Ended(_)) = given {
+            self.scored.send_modify(|n| *n += 1); // its other shards may be due for publication
+        }
     }
 }
 
@@ -263,6 +368,11 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// Of a scorer that runs without a service.
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// What the scorer has done so far.
     pub fn snapshot(&self) -> Snapshot {
         locked(&self.shared.snapshot).clone()
@@ -307,6 +417,9 @@ impl Service {
         if shared.options.roles.plan {
             parts.spawn(look_on(shared.clone(), stop.clone()));
         }
+        if shared.options.roles.plan || shared.options.roles.publish {
+            parts.spawn(tidy(shared.clone(), stop.clone()));
+        }
         if shared.options.roles.work {
             for _ in 0..tasks {
                 parts.spawn(work(shared.clone(), None, stop.clone()));
@@ -350,49 +463,16 @@ pub(crate) fn registry(store: Arc<dyn Store>, blobs: Blobs) -> Loader {
     })
 }
 
-/// Makes or checks the schedules; false if shutdown came first.
-async fn prepare(shared: &Arc<Shared>, shutdown: &CancellationToken) -> Result<bool> {
-    let mut backoff = Backoff::new();
-    loop {
-        let done = async {
-            // A schedule's view is made of panes: their length must be known first.
-            if shared.store.pane_settings().await?.is_none() {
-                return Ok(false);
-            }
-            shared.store.put_readiness(&shared.options.readiness).await?;
-            for spec in &shared.options.schedules {
-                shared.store.put_schedule(spec).await?;
-            }
-            Ok::<_, ScorerError>(true)
-        };
-        match done.await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {
-                locked(&shared.snapshot).waiting = Some("nothing has been aggregated yet".to_owned());
-                tokio::select! {
-                    () = tokio::time::sleep(shared.tick().min(Duration::from_millis(200))) => {}
-                    () = shutdown.cancelled() => return Ok(false),
-                }
-            }
-            Err(e) if e.is_transient() => {
-                shared.trouble("preparing schedules", &e);
-                if !backoff.wait(shutdown).await {
-                    return Ok(false);
-                }
-            }
-            Err(e) => return Err(e),
-        }
-    }
-}
-
 /// Looks at the schedules whenever something was committed, and every tick.
 async fn look_on(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut looker = Looker::new(shared.store.clone(), shared.options.readiness, shared.options.limits);
     let mut committed = shared.options.committed.clone();
     let mut backoff = Backoff::new();
     while !shutdown.is_cancelled() {
+        let asked = Instant::now();
         match looker.look().await {
             Ok(looked) => {
+                shared.answered(What::Sql, asked);
                 locked(&shared.snapshot).waiting = looked.waiting;
                 if looked.opened > 0 {
                     shared.due.send_modify(|n| *n += 1);
@@ -431,21 +511,25 @@ async fn look_on(shared: Arc<Shared>, shutdown: CancellationToken) {
     }
 }
 
-/// How long a publication may go on after shutdown was asked for.
-const FINISH: Duration = Duration::from_secs(5);
-
 /// Publishes what is due, and then waits for the next scored interval.
 async fn publish_on(shared: Arc<Shared>, shutdown: CancellationToken) {
     let mut scored = shared.scored.subscribe();
     let mut backoff = Backoff::new();
     while !shutdown.is_cancelled() {
+        let turn = tokio::select! {
+            turn = shared.publishing.lock() => turn,
+            () = shutdown.cancelled() => return,
+        };
         scored.borrow_and_update();
+        let asked = Instant::now();
         match shared.store.claim_publication(&shared.options.worker, shared.options.lease_us).await {
             Ok(Some(publication)) => {
+                drop(turn);
+                shared.answered(What::Sql, asked);
                 backoff.reset();
                 let ended = async {
                     shutdown.cancelled().await;
-                    tokio::time::sleep(FINISH).await
+                    tokio::time::sleep(shared.finish()).await
                 };
                 tokio::select! {
                     () = publish_one(&shared, &publication, &shutdown) => {}
@@ -453,6 +537,7 @@ async fn publish_on(shared: Arc<Shared>, shutdown: CancellationToken) {
                 }
             }
             Ok(None) => {
+                shared.answered(What::Sql, asked);
                 backoff.reset();
                 tokio::select! {
                     _ = scored.changed() => {}
@@ -474,11 +559,16 @@ pub(crate) async fn publish_one(shared: &Shared, publication: &Publication, shut
     let mut publication = publication.clone();
     let lease_us = shared.options.lease_us;
     loop {
+        let asked = Instant::now();
         match publish(shared.store.as_ref(), &shared.blobs, &mut publication, lease_us).await {
             Ok(Published::Done { .. }) => {
+                shared.answered(What::Sql, asked);
+                shared.answered(What::Blobs, asked);
                 locked(&shared.snapshot).publications += 1;
                 return;
             }
+            // The run that is under way makes it due again.
+            Ok(Published::Postponed) => return,
             Ok(Published::Fenced) => {
                 tracing::info!(interval = %publication.interval, "another publisher has this interval now");
                 return;

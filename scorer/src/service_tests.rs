@@ -1,10 +1,21 @@
 use super::*;
-use crate::range::{RangeOptions, run_range_with};
+use crate::range::{
+    RangeOptions, RangeProgress, RangeReport, RetryOptions, SetChoice, retry_run_with, run_range_with,
+};
 use crate::testing::*;
-use fleetscore_store::{CatchUp, NewRun, Outcome, Plan, RunFilter, SqliteStore, TaskClaim};
+use fleetscore_schemas::status::{RunCause, RunScope, TaskState};
+use fleetscore_schemas::window::Feature;
+use fleetscore_store::forward::Forward;
+use fleetscore_store::{
+    CatchUp, NewRun, Outcome, Plan, RunFilter, RunRow, SqliteStore, StoreError, TaskClaim, TaskFailure,
+};
 use futures::TryStreamExt;
-use std::sync::atomic::AtomicI64;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+#[path = "service_tests/ranges.rs"]
+mod ranges;
+#[path = "service_tests/workers.rs"]
+mod workers;
 
 async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
@@ -74,7 +85,7 @@ async fn several_processes_score_each_interval_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poisoned_run_is_given_up_and_does_not_stop_the_others() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
     w.activate().await;
     // A run of a set that cannot be loaded, one whose loading panics, and then good ones.
     let poisoned: Loader = Arc::new(|version| match version {
@@ -84,15 +95,7 @@ async fn a_poisoned_run_is_given_up_and_does_not_stop_the_others() {
         }),
         other => loader()(other),
     });
-    let open = |m: i64, set| NewRun {
-        run_id: uuid::Uuid::new_v4(),
-        schedule: "default".into(),
-        interval: span(m, m + 1),
-        cause: fleetscore_schemas::status::RunCause::Manual,
-        model_set: Some(set),
-        data_only: false,
-        note: None,
-    };
+    let open = |m: i64, set| new_run(span(m, m + 1), RunCause::Manual, set);
     let plan = Plan { open: vec![open(-9, 99), open(-8, 98)], ..Plan::default() };
     assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
     let (service, handle) = Service::with_loader(options(&w, "a"), w.store.clone(), memory_blobs(), poisoned);
@@ -125,139 +128,19 @@ fn range(w: &World, from: i64, to: i64) -> RangeOptions {
         schedule: "default".into(),
         from: at(from),
         to: at(to),
-        model_set: None,
+        model_set: SetChoice::Active,
+        series: None,
+        scope: RunScope::All,
         dry_run: false,
         publish: true,
+        progress: None,
         scorer: options(w, "job"),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_is_scored_once_and_a_rerun_changes_nothing() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
-    let stop = CancellationToken::new();
-    let blobs = memory_blobs();
-    let go = async |w: &World, o: RangeOptions| {
-        run_range_with(w.store.clone(), blobs.clone(), o, loader(), stop.clone()).await
-    };
-    w.send(0, &[(0, 1, 15.0), (1, 1, 5.0), (7, 1, 5.0), (9, 1, 5.0)], Some(at(8)), false).await;
-    let error = go(&w, range(&w, 0, 10)).await.unwrap_err();
-    assert!(error.to_string().contains("no model set"), "{error}");
-    w.activate().await;
-    let mut unaligned = range(&w, 0, 10);
-    unaligned.from = at(0).plus_us(1);
-    let error = go(&w, unaligned).await.unwrap_err();
-    assert!(error.to_string().starts_with("`from`:") && error.domain() == Domain::User, "{error}");
-    // A dry run says what would be and changes nothing.
-    let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 10) }).await.unwrap();
-    assert_eq!(report.intervals.len(), 3);
-    assert_eq!(report.intervals[0].changes.len(), 4, "no row yet, four then");
-    assert!(w.runs("default").await.is_empty());
-    let report = go(&w, range(&w, 0, 10)).await.unwrap();
-    let of: Vec<_> =
-        report.intervals.iter().map(|i| (i.interval, i.state, i.counts.scored, i.counts.anomalies)).collect();
-    let partial = Some(RunState::Partial);
-    assert_eq!(of, [(span(0, 1), partial, 1, 1), (span(1, 2), partial, 1, 0), (span(7, 8), partial, 1, 0)]);
-    assert_eq!(report.unready.len(), 1);
-    assert!(report.partly() && !report.failed() && report.unready[0].1.contains("watermark"));
-    assert_eq!(blobs.list("predictions").await.unwrap().len(), 9);
-    let stored = async || -> Vec<arrow::array::RecordBatch> {
-        w.store.predictions("default", span(0, 1)).await.unwrap().try_collect().await.unwrap()
-    };
-    let before = stored().await;
-    go(&w, range(&w, 0, 8)).await.unwrap();
-    assert_eq!(stored().await, before);
-    // Another set: 15 is normal there.
-    let version = w.activate().await;
-    let report = go(&w, RangeOptions { dry_run: true, ..range(&w, 0, 8) }).await.unwrap();
-    let changed: Vec<_> = report.intervals.iter().map(|i| i.changes.len()).collect();
-    assert_eq!(changed, [1, 0, 0]);
-    assert_eq!(report.intervals[0].changes[0].after, Some(("scored".to_owned(), Some(0))));
-    let report = go(&w, RangeOptions { model_set: Some(1), ..range(&w, 0, 8) }).await.unwrap();
-    assert_eq!((report.model_set, version), (1, 2));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_range_waits_for_an_interval_that_another_worker_scores() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
-    w.activate().await;
-    w.send(0, &[(0, 1, 15.0)], Some(at(1)), false).await;
-    w.look().await;
-    let claim = TaskClaim { worker: "other".into(), lease_us: 60_000_000, run_ids: None };
-    let task = w.store.claim_task(&claim).await.unwrap().unwrap();
-    let job = tokio::spawn(run_range_with(
-        w.store.clone(),
-        memory_blobs(),
-        range(&w, 0, 1),
-        loader(),
-        CancellationToken::new(),
-    ));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!job.is_finished());
-    assert_eq!(w.store.fail_task(&task, "enough", true).await.unwrap(), Outcome::Done);
-    let report = job.await.unwrap().unwrap();
-    assert_eq!(report.intervals[0].state, Some(RunState::Partial));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_range_ends_runs_that_nobody_works_on() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
-    w.send(0, &[(0, 1, 15.0), (1, 1, 15.0)], Some(at(2)), false).await;
-    // Before there is a set: these wait. What a killed process left runs, and nobody holds it.
-    w.look().await;
-    w.activate().await;
-    w.send(0, &[(2, 1, 15.0)], Some(at(3)), false).await;
-    let left = NewRun {
-        run_id: uuid::Uuid::now_v7(),
-        schedule: "default".into(),
-        interval: span(2, 3),
-        cause: fleetscore_schemas::status::RunCause::Manual,
-        model_set: Some(1),
-        data_only: false,
-        note: None,
-    };
-    let plan = Plan { open: vec![left], ..Plan::default() };
-    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
-    let stop = CancellationToken::new();
-    let job = run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 3), loader(), stop);
-    let report = tokio::time::timeout(Duration::from_secs(30), job).await.unwrap().unwrap();
-    assert_eq!(report.intervals.len(), 3);
-    assert!(w.runs("default").await.iter().all(|r| r.2.is_final()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_range_leaves_out_what_the_floor_of_retention_cuts() {
-    let mut w = World::new(&[schedule("default", 2, 2, CatchUp::All)], 1).await;
-    w.activate().await;
-    let readings: Vec<_> = (0..8).map(|m| (m, 1, 5.0)).collect();
-    w.send(0, &readings, Some(at(8)), false).await;
-    w.store.retain_from(at(3)).await.unwrap();
-    let stop = CancellationToken::new();
-    let report =
-        run_range_with(w.store.clone(), memory_blobs(), range(&w, 0, 8), loader(), stop).await.unwrap();
-    let intervals: Vec<_> = report.intervals.iter().map(|i| i.interval).collect();
-    assert_eq!(intervals, [span(4, 6), span(6, 8)]);
-    // Opened all the same, such a run is skipped and does not count as scored.
-    let run = NewRun {
-        run_id: uuid::Uuid::now_v7(),
-        schedule: "default".into(),
-        interval: span(0, 2),
-        cause: fleetscore_schemas::status::RunCause::Manual,
-        model_set: Some(1),
-        data_only: false,
-        note: None,
-    };
-    let plan = Plan { open: vec![run], ..Plan::default() };
-    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
-    w.score().await;
-    assert_eq!(w.runs("default").await[0].2, RunState::Skipped);
-    assert_eq!(Handle { shared: w.shared.clone() }.snapshot(), Snapshot::default());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
     let damaged = Arc::new(AtomicBool::new(true));
     let seen = damaged.clone();
     let unreadable: Loader = Arc::new(move |version| match version {
@@ -289,18 +172,15 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
     damaged.store(false, Ordering::SeqCst);
     until("scores", async || handle.snapshot().intervals_scored == 2).await;
     // Another set is active: what is fixed to a damaged one is scored with that.
-    let run = NewRun {
-        run_id: uuid::Uuid::now_v7(),
-        schedule: "default".into(),
-        interval: span(0, 1),
-        cause: fleetscore_schemas::status::RunCause::Rescore,
-        model_set: Some(99),
-        data_only: false,
-        note: None,
-    };
+    let run = new_run(span(0, 1), RunCause::Rescore, 99);
     let plan = Plan { open: vec![run], ..Plan::default() };
     assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
     until("a score with another set", async || handle.snapshot().intervals_scored == 3).await;
+    let rows = w.store.runs(&RunFilter::default()).await.unwrap();
+    let gone = rows.iter().find(|r| r.model_set == Some(99)).unwrap();
+    let instead = rows.iter().find(|r| r.interval == gone.interval && r.opened_at > gone.opened_at).unwrap();
+    assert!(gone.error.as_ref().is_some_and(|e| e.contains("scored with model set 1 instead")), "{gone:?}");
+    assert_eq!((gone.state, gone.finished_at), (RunState::Failed, Some(instead.opened_at)), "in one step");
     assert_eq!(handle.snapshot().failed, 0);
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -310,7 +190,7 @@ async fn a_set_that_cannot_be_read_is_waited_for_or_gives_way_to_another() {
 /// help.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_set_that_is_gone_is_named_with_its_pins() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
     assert_eq!((w.activate().await, w.activate().await), (1, 2));
     w.store.pin_models(&[3], Some(1), "test").await.unwrap();
     let gone: Loader = Arc::new(|version| match version {
@@ -349,7 +229,7 @@ async fn a_pinned_set_that_is_gone_is_named_with_its_pins() {
 /// A set for other features than its schedule's by now: the run says so, and gives way to one of a set that fits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_set_does_not_fit_any_more_is_not_scored_by_it() {
-    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 1).await;
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
     let max: Loader = Arc::new(|version| {
         let loaded = loader()(version);
         Box::pin(async move {

@@ -25,10 +25,11 @@ impl Sets {
         Self { loader, kept: Mutex::new(VecDeque::new()) }
     }
 
-    /// A run's own set and those that series are pinned to, in the order of these versions, which differ from each other.
-    /// Tasks that need the same one wait for one load.
-    pub(crate) async fn get(&self, versions: &[i64]) -> Result<Vec<Arc<ModelSet>>> {
+    /// A run's own set and those that series are pinned to, in the order of these versions, which differ from each other;
+    /// and whether any was loaded. Tasks that need the same one wait for one load.
+    pub(crate) async fn get(&self, versions: &[i64]) -> Result<(Vec<Arc<ModelSet>>, bool)> {
         let mut kept = self.kept.lock().await;
+        let mut loaded = false;
         let mut all = Vec::with_capacity(versions.len());
         for version in versions {
             let at = kept.iter().position(|set| set.version == *version);
@@ -36,6 +37,7 @@ impl Sets {
                 Some(set) => set,
                 None => {
                     let set = Arc::new((self.loader)(*version).await?);
+                    loaded = true;
                     tracing::info!(version, entries = set.len(), bytes = set.memory(), "loaded a model set");
                     set
                 }
@@ -47,6 +49,6 @@ impl Sets {
         while kept.len() > keep {
             kept.pop_front();
         }
-        Ok(all)
+        Ok((all, loaded))
     }
 }

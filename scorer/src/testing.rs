@@ -5,7 +5,7 @@ use crate::blobs::Blobs;
 use crate::core::Limits;
 use crate::error::ScorerError;
 use crate::models::{Entry, ModelSet};
-use crate::planner::Looker;
+use crate::planner::{Looked, Looker};
 use crate::service::{Options, Shared};
 use crate::sets::Loader;
 use crate::worker::work;
@@ -13,7 +13,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMic
 use fleetscore_kernel::{Kernel, Model};
 use fleetscore_schemas::delta::{self, Partial};
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_schemas::status::{RunCause, RunState};
+use fleetscore_schemas::status::{RunCause, RunScope, RunState};
 use fleetscore_schemas::time::{Edges, Interval, Timestamp};
 use fleetscore_schemas::window::Feature;
 use fleetscore_schemas::{SeriesId, SeriesName};
@@ -21,8 +21,8 @@ use fleetscore_store::*;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const MINUTE: i64 = 60_000_000;
@@ -44,14 +44,12 @@ pub(crate) fn readiness() -> ReadinessSettings {
 /// A schedule in minutes, with no delays.
 pub(crate) fn schedule(name: &str, window: i64, hop: i64, catch_up: CatchUp) -> ScheduleSpec {
     ScheduleSpec {
-        name: name.into(),
-        window_us: window * MINUTE,
         hop_us: hop * MINUTE,
-        features: vec![Feature::Mean],
         catch_up,
-        max_age_us: None,
-        rescore_delay_us: 0,
+        rescore_delay_us: Some(0),
+        rescores_per_minute: None,
         republish_gap_us: 0,
+        ..ScheduleSpec::new(name, window * MINUTE)
     }
 }
 
@@ -65,6 +63,23 @@ pub(crate) fn below(limit: f64) -> Model {
         support_vectors: vec![1.0],
         dual_coef: vec![-1.0],
         rho: -limit,
+    }
+}
+
+/// A run of all series in one shard.
+pub(crate) fn new_run(interval: Interval, cause: RunCause, model_set: i64) -> NewRun {
+    NewRun {
+        run_id: uuid::Uuid::now_v7(),
+        schedule: "default".into(),
+        interval,
+        cause,
+        model_set: Some(model_set),
+        data_only: false,
+        scope: RunScope::All,
+        series: None,
+        cuts: Vec::new(),
+        retry_of: None,
+        note: None,
     }
 }
 
@@ -92,9 +107,32 @@ pub(crate) fn memory_blobs() -> Blobs {
     Blobs::on(Arc::new(InMemory::new()), Path::default())
 }
 
+/// A store that remembers the fires it was told of.
+#[derive(Debug)]
+struct Noting {
+    inner: Arc<dyn Store>,
+    fires: Arc<Mutex<Vec<Fire>>>,
+}
+
+#[async_trait::async_trait]
+impl fleetscore_store::forward::Forward for Noting {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+    async fn plan(&self, plan: &Plan) -> Result<Outcome> {
+        let outcome = self.inner.plan(plan).await?;
+        if outcome == Outcome::Done {
+            self.fires.lock().unwrap().extend(plan.fires.iter().cloned());
+        }
+        Ok(outcome)
+    }
+}
+
 /// A store with a stream into it, and a planner over it.
 pub(crate) struct World {
     pub(crate) store: Arc<dyn Store>,
+    /// Fires of cron schedules, in the order of their plans.
+    pub(crate) fires: Arc<Mutex<Vec<Fire>>>,
     clock: Arc<AtomicI64>,
     claims: Vec<Claim>,
     looker: Looker,
@@ -110,6 +148,11 @@ impl World {
         Self::on(Arc::new(store), clock, schedules, partitions).await
     }
 
+    /// The same on a clock that goes by itself: pauses pass.
+    pub(crate) async fn live(schedules: &[ScheduleSpec]) -> Self {
+        Self::on(Arc::new(MemoryStore::new()), Arc::default(), schedules, 1).await
+    }
+
     /// The same on any store.
     pub(crate) async fn on(
         store: Arc<dyn Store>,
@@ -117,6 +160,8 @@ impl World {
         schedules: &[ScheduleSpec],
         partitions: i32,
     ) -> Self {
+        let fires = Arc::new(Mutex::default());
+        let store: Arc<dyn Store> = Arc::new(Noting { inner: store, fires: fires.clone() });
         store.migrate().await.unwrap();
         let panes = PaneSettings {
             interval_us: MINUTE,
@@ -139,19 +184,24 @@ impl World {
         let claims = store.claim(SOURCE, "aggregator", &all).await.unwrap();
         let mut options = Options::new(schedules.to_vec(), readiness(), "scorer");
         options.tick_us = 20_000;
+        options.finish_us = 200_000;
         options.limits = small_limits();
         let shared = Arc::new(Shared::new(store.clone(), memory_blobs(), options, loader()));
         let looker = Looker::new(store.clone(), readiness(), small_limits());
-        Self { store, clock, claims, looker, shared }
+        Self { store, fires, clock, claims, looker, shared }
     }
 
-    /// A planner that has not looked yet, as after a restart.
+    /// Another planner, as after a restart or in another process.
     pub(crate) fn restart(&mut self) {
         self.looker = Looker::new(self.store.clone(), readiness(), small_limits());
     }
 
     pub(crate) fn pass(&self, minutes: i64) {
-        self.clock.fetch_add(minutes * MINUTE, Ordering::SeqCst);
+        self.pass_us(minutes * MINUTE);
+    }
+
+    pub(crate) fn pass_us(&self, us: i64) {
+        self.clock.fetch_add(us, Ordering::SeqCst);
     }
 
     /// One reading for each (minute, series, value) through a partition, whose watermark comes to `watermark`.
@@ -193,6 +243,27 @@ impl World {
         assert_eq!(self.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
     }
 
+    /// From now on a planner with the bounds of a service.
+    pub(crate) fn widen(&mut self) {
+        self.looker = Looker::new(self.store.clone(), readiness(), Limits::default());
+    }
+
+    /// One look.
+    pub(crate) async fn look_at(&mut self) -> Looked {
+        self.looker.look().await.unwrap()
+    }
+
+    /// One look; what it opened or started.
+    pub(crate) async fn look_once(&mut self) -> usize {
+        self.looker.look().await.unwrap().opened
+    }
+
+    /// The stored row of a schedule.
+    pub(crate) async fn row(&self, schedule: &str) -> ScheduleRow {
+        let rows = self.store.schedules().await.unwrap();
+        rows.into_iter().find(|r| r.spec.name == schedule).unwrap()
+    }
+
     /// Looks until there is nothing more to do at once.
     pub(crate) async fn look(&mut self) -> Option<String> {
         for _ in 0..2000 {
@@ -218,6 +289,15 @@ impl World {
 
     /// Adds a set for these features and makes it the active one.
     pub(crate) async fn activate_for(&self, features: &[&str]) -> i64 {
+        self.activate_row(features, None).await
+    }
+
+    /// Adds a set that was trained on this range and makes it the active one.
+    pub(crate) async fn activate_trained(&self, trained_on: Option<Interval>) -> i64 {
+        self.activate_row(&["mean"], trained_on).await
+    }
+
+    async fn activate_row(&self, features: &[&str], trained_on: Option<Interval>) -> i64 {
         let version = self.store.reserve_model_set().await.unwrap();
         let set = ModelSetRow {
             version,
@@ -228,7 +308,7 @@ impl World {
             origin: "import".into(),
             checksum: String::new(),
             features: features.iter().map(|f| (*f).to_owned()).collect(),
-            trained_on: None,
+            trained_on,
             training_rows: None,
             note: None,
             created_by: "test".into(),
@@ -236,6 +316,25 @@ impl World {
         };
         self.store.add_model_set(&set, &[], true).await.unwrap();
         version
+    }
+
+    /// What became of a schedule's intervals, oldest first, in words: `7 schedule` is a run of the interval that starts in
+    /// minute 7 after `origin`, `3-5 …` are skipped ones with the reason.
+    pub(crate) async fn told(&self, schedule: &str, origin: i64) -> Vec<String> {
+        let filter = RunFilter { schedule: Some(schedule.into()), ..RunFilter::default() };
+        let mut rows = self.store.runs(&filter).await.unwrap();
+        rows.sort_by_key(|r| (r.interval.start, r.opened_at, r.run_id));
+        let minute = |t: Timestamp| (t.0 - at(origin).0) / MINUTE;
+        rows.iter()
+            .map(|r| match r.state {
+                RunState::Skipped => {
+                    let why = r.error.clone().unwrap_or_default();
+                    let why = why.split(" since ").next().unwrap_or_default();
+                    format!("{}-{} {why}", minute(r.interval.start), minute(r.interval.end))
+                }
+                _ => format!("{} {}", minute(r.interval.start), r.cause),
+            })
+            .collect()
     }
 
     /// Runs of a schedule, oldest interval first, as (from, to, state, cause, data_only) in minutes.

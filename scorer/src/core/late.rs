@@ -1,10 +1,19 @@
 //! What lies behind a schedule: the log of changed panes calls for re-scores, and for runs where there was nothing.
+//!
+//! A row stays in the log for as long as something is to be done for it: its interval has a run under way, the delay that
+//! gathers late readings has not passed (it counts from the oldest of them), or the minute's budget of re-scores is spent.
 
+use super::open::Opening;
+use super::pass::Standing;
 use super::{Look, Question};
-use fleetscore_schemas::status::{RunCause, RunState};
-use fleetscore_schemas::time::{Interval, Timestamp, windows_covering};
-use fleetscore_store::{CatchUp, RunRow, ScheduleRow};
+use crate::models::misfit;
+use fleetscore_schemas::status::{RunCause, RunScope, RunState};
+use fleetscore_schemas::time::{Interval, Timestamp, US_PER_S, windows_covering};
+use fleetscore_store::{CatchUp, RunRow, ScheduleRow, ScheduleSpec, Trigger};
 use std::collections::BTreeMap;
+
+/// Re-scores are counted over so long.
+const BUDGET_US: i64 = 60 * US_PER_S;
 
 /// What is to become of a log row, for one window of one schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +30,7 @@ struct Changed {
     since: Timestamp,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
     /// Deals with the head of the log, at most `limit` distinct panes behind any schedule.
     pub(super) fn late(&mut self, limit: usize) {
         let mut panes: BTreeMap<Timestamp, Changed> = BTreeMap::new();
@@ -46,14 +55,14 @@ impl Look<'_> {
                 self.out.truncated = true;
             }
         }
-        let Some(histories) = self.histories(&behind) else { return };
+        let Some(mut histories) = self.histories(&behind) else { return };
         self.out.late = (behind.len(), 0);
         for (pane, changed) in behind {
             let mut all = Verdict::Dealt;
-            for (schedule, history) in facts.schedules.iter().zip(&histories) {
+            for (schedule, history) in facts.schedules.iter().zip(&mut histories) {
                 for start in self.windows_behind(schedule, pane) {
                     let interval = Interval::starting(start, schedule.spec.window_us);
-                    if self.judge(schedule, interval, changed.since, history) == Verdict::Stays {
+                    if self.judge(schedule, interval, &changed, history) == Verdict::Stays {
                         all = Verdict::Stays;
                     }
                 }
@@ -65,15 +74,19 @@ impl Look<'_> {
         }
     }
 
-    /// Starts of the schedule's windows that hold this pane and that it has passed already.
+    /// Starts of the schedule's windows that hold this pane and that it has passed already. None where it stands still or
+    /// is a person's alone: its predictions stay stale until a person, or a later change, has them scored again.
     fn windows_behind(&self, schedule: &ScheduleRow, pane: Timestamp) -> Vec<Timestamp> {
+        if Standing::of(schedule).is_some() || schedule.spec.trigger == Trigger::Manual {
+            return Vec::new();
+        }
         let Some(cursor) = schedule.covered_until.or(schedule.first_interval) else { return Vec::new() };
         let (w, h) = (schedule.spec.window_us, schedule.spec.hop_us);
         windows_covering(pane, self.facts.grid.len_us, w, h).take_while(|s| *s < cursor).collect()
     }
 
     /// Past and open runs around the changed panes, for each schedule; one question for each cluster of windows.
-    fn histories(&mut self, behind: &[(Timestamp, Changed)]) -> Option<Vec<History>> {
+    fn histories(&mut self, behind: &[(Timestamp, Changed)]) -> Option<Vec<History<'a>>> {
         let facts = self.facts;
         let mut all = Some(Vec::new());
         for schedule in &facts.schedules {
@@ -108,8 +121,8 @@ impl Look<'_> {
         &mut self,
         schedule: &ScheduleRow,
         interval: Interval,
-        since: Timestamp,
-        history: &History,
+        changed: &Changed,
+        history: &mut History<'a>,
     ) -> Verdict {
         // Hidden, and its predictions frozen.
         if self.floor().is_some_and(|floor| interval.start < floor) {
@@ -120,48 +133,186 @@ impl Look<'_> {
         if opened.iter().any(|r| r.interval == interval && r.schedule == schedule.spec.name) {
             return Verdict::Dealt;
         }
-        let past = history.runs.get(&interval);
-        match past {
+        let past = history.of(interval);
+        if let Some(open) = past.iter().find(|r| !r.state.is_final()) {
             // Not read before it starts, and it starts after this row was seen.
-            Some(p) if p.waiting => return Verdict::Dealt,
-            Some(p) if p.running => return Verdict::Stays,
-            _ => {}
+            let reads_it = open.state == RunState::Waiting && reads_all(open, &schedule.spec);
+            return if reads_it { Verdict::Dealt } else { Verdict::Stays };
         }
-        let data_only = match past {
-            Some(past) => past.data_only,
-            None => {
-                let all = schedule.spec.catch_up == CatchUp::All;
-                let early = schedule.first_interval.is_some_and(|f| interval.start < f);
-                // What a policy passed over stays skipped.
-                if !all || !early && history.passed_over(interval) {
-                    return Verdict::Dealt;
-                }
-                true
-            }
-        };
         if !self.horizon.is_ready(interval.end) {
             return Verdict::Stays;
         }
-        let cause = if past.is_some() {
-            let due = since.plus_us(schedule.spec.rescore_delay_us);
-            if self.facts.progress.now < due {
-                return Verdict::Stays;
-            }
-            match self.ask_stale(&schedule.spec.name, interval) {
-                None => return Verdict::Stays,
-                Some(0) => return Verdict::Dealt,
-                Some(_) => RunCause::Rescore,
-            }
-        } else {
-            RunCause::CatchUp
-        };
-        if self.budget == 0 {
+        if self.is_settled(schedule, interval, changed) {
+            return self.settle(schedule, interval, changed);
+        }
+        if !past.is_empty() {
+            return self.rescore(schedule, interval, changed, history);
+        }
+        // Its runs may be forgotten; its predictions are not.
+        if self.budget <= history.asked {
             self.out.more = true;
             return Verdict::Stays;
         }
-        self.open(schedule, interval, cause, data_only);
+        if !self.may_ask(schedule, interval) {
+            return Verdict::Stays;
+        }
+        match self.ask_scored(&schedule.spec.name, interval) {
+            None => {
+                history.asked += 1;
+                Verdict::Stays
+            }
+            Some(true) => self.rescore(schedule, interval, changed, history),
+            Some(false) => self.first_run(schedule, interval, changed, history),
+        }
+    }
+
+    /// An interval that was never scored, behind where its schedule stands.
+    fn first_run(
+        &mut self,
+        schedule: &ScheduleRow,
+        interval: Interval,
+        changed: &Changed,
+        history: &History<'a>,
+    ) -> Verdict {
+        let early = schedule.first_interval.is_some_and(|f| interval.start < f);
+        // What a policy passed over stays skipped.
+        if schedule.spec.catch_up != CatchUp::All || !early && history.passed_over(interval) {
+            return self.settle(schedule, interval, changed);
+        }
+        self.open(schedule, Opening { interval, cause: RunCause::CatchUp, data_only: true, stale: None });
         Verdict::Dealt
     }
+
+    /// An interval that was scored, or was to be.
+    fn rescore(
+        &mut self,
+        schedule: &ScheduleRow,
+        interval: Interval,
+        changed: &Changed,
+        history: &mut History<'a>,
+    ) -> Verdict {
+        let Some(delay) = schedule.spec.rescore_delay_us else { return Verdict::Dealt };
+        if self.now() < changed.since.plus_us(delay) {
+            return Verdict::Stays;
+        }
+        match self.rescores_left(schedule) {
+            None => return Verdict::Stays,
+            Some(left) if left <= history.asked => {
+                self.note_budget(schedule);
+                return Verdict::Stays;
+            }
+            Some(_) => {}
+        }
+        if self.budget <= history.asked {
+            self.out.more = true;
+            return Verdict::Stays;
+        }
+        if !self.may_ask(schedule, interval) {
+            return Verdict::Stays;
+        }
+        let stale = match self.ask_stale(schedule, interval) {
+            None => {
+                history.asked += 1;
+                return Verdict::Stays;
+            }
+            Some(0) => return self.settle(schedule, interval, changed),
+            Some(stale) => stale,
+        };
+        let past = history.of(interval);
+        // Late data must not mix sets within an interval: the set that it was scored with counts.
+        let set = match set_of(past, &schedule.spec) {
+            None => None,
+            Some(version) => match self.ask_set(version) {
+                None => return Verdict::Stays,
+                Some(set) => {
+                    let fits =
+                        |s: &&super::ActiveSet| misfit(s.version, &s.features, &schedule.spec).is_none();
+                    set.filter(fits).map(|s| s.version)
+                }
+            },
+        };
+        let data_only = newest(past).map_or_else(
+            || schedule.spec.catch_up == CatchUp::All && before_first(schedule, interval),
+            |run| run.data_only,
+        );
+        let opening =
+            Opening { interval, cause: RunCause::Rescore, data_only, stale: set.map(|s| (stale, s)) };
+        self.open(schedule, opening);
+        Verdict::Dealt
+    }
+
+    /// Whether an earlier look, which had read all these rows, found nothing to do.
+    fn is_settled(&self, schedule: &ScheduleRow, interval: Interval, changed: &Changed) -> bool {
+        let known = self.settled.get(&(schedule.spec.name.clone(), interval));
+        known.is_some_and(|ids| changed.ids.iter().all(|id| ids.contains(id)))
+    }
+
+    /// Nothing is to be done for the interval. Its rows may stay for other windows of the pane: it is not asked about again.
+    fn settle(&mut self, schedule: &ScheduleRow, interval: Interval, changed: &Changed) -> Verdict {
+        let settled = self.out.settled.entry((schedule.spec.name.clone(), interval)).or_default();
+        settled.extend(&changed.ids);
+        Verdict::Dealt
+    }
+
+    /// How many re-scores of this schedule may still be opened, over all processes.
+    fn rescores_left(&mut self, schedule: &ScheduleRow) -> Option<usize> {
+        let Some(budget) = schedule.spec.rescores_per_minute else { return Some(usize::MAX) };
+        let (budget, name) = (budget as usize, &schedule.spec.name);
+        let here =
+            self.out.plan.open.iter().filter(|r| r.cause == RunCause::Rescore && r.schedule == *name).count();
+        let since = self.now().plus_us(1 - BUDGET_US);
+        let question = Question::Rescores { schedule: name.clone(), since, limit: budget.max(1) };
+        let opened = self.ask_runs(question)?.len();
+        Some(budget.saturating_sub(opened + here))
+    }
+
+    fn note_budget(&mut self, schedule: &ScheduleRow) {
+        if let (None, Some(budget)) = (&self.out.waiting, schedule.spec.rescores_per_minute) {
+            let name = &schedule.spec.name;
+            self.out.waiting = Some(format!(
+                "{name}: more intervals have late readings than are scored again in a minute: \
+                 rescores_per_minute is {budget}"
+            ));
+        }
+    }
+}
+
+fn before_first(schedule: &ScheduleRow, interval: Interval) -> bool {
+    schedule.first_interval.is_some_and(|first| interval.start < first)
+}
+
+/// Whether a run that has not begun will read every series of its interval that may be stale.
+fn reads_all(run: &RunRow, spec: &ScheduleSpec) -> bool {
+    let all = matches!(run.scope, RunScope::All | RunScope::Stale);
+    all && run.retry_of.is_none() && all_series(run, spec)
+}
+
+fn all_series(run: &RunRow, spec: &ScheduleSpec) -> bool {
+    run.series.is_none() || run.series == spec.series
+}
+
+/// The run that was opened last.
+fn newest<'a>(past: &[&'a RunRow]) -> Option<&'a RunRow> {
+    past.iter().copied().max_by_key(|r| (r.opened_at, r.run_id))
+}
+
+/// The set that an interval was scored with, by its newest full run; `None` where not all of its shards were ever stored:
+/// it needs a full run.
+pub(crate) fn set_of(past: &[&RunRow], spec: &ScheduleSpec) -> Option<i64> {
+    let ended = |r: &RunRow| matches!(r.state, RunState::Succeeded | RunState::Partial | RunState::Failed);
+    let full: Vec<&RunRow> = past
+        .iter()
+        .copied()
+        .filter(|r| r.scope == RunScope::All && r.retry_of.is_none() && all_series(r, spec))
+        .filter(|r| ended(r) && r.model_set.is_some())
+        .collect();
+    let run = newest(&full)?;
+    let stored = |r: &RunRow| r.shards_done == r.shards;
+    // What it left undone, a retry may have done.
+    let retried = past.iter().any(|r| {
+        r.retry_of.is_some() && ended(r) && stored(r) && (r.opened_at, r.run_id) > (run.opened_at, run.run_id)
+    });
+    (stored(run) || retried).then_some(run.model_set)?
 }
 
 /// Whether a run of this interval that nobody planned yet has rows only for series with data, given the runs that
@@ -169,10 +320,10 @@ impl Look<'_> {
 pub(crate) fn data_only(schedule: &ScheduleRow, interval: Interval, runs: &[RunRow]) -> bool {
     let mut history = History::default();
     runs.iter().for_each(|r| history.add(r));
-    if let Some(past) = history.runs.get(&interval) {
+    if let Some(past) = newest(history.of(interval)) {
         return past.data_only;
     }
-    let early = schedule.first_interval.is_some_and(|first| interval.start < first);
+    let early = before_first(schedule, interval);
     let all = schedule.spec.catch_up == CatchUp::All;
     early && all || history.gaps.iter().any(|g| g.start <= interval.start && interval.end <= g.end)
 }
@@ -180,45 +331,29 @@ pub(crate) fn data_only(schedule: &ScheduleRow, interval: Interval, runs: &[RunR
 /// Windows at most so many hops apart are asked for together.
 const CLUSTER_HOPS: i64 = 64;
 
-/// Runs of some windows.
+/// Runs of some windows of a schedule.
 #[derive(Default)]
-struct History {
-    runs: BTreeMap<Interval, Past>,
-    /// Ranges that a policy passed over.
+struct History<'a> {
+    runs: BTreeMap<Interval, Vec<&'a RunRow>>,
+    /// Ranges that a policy, or a pause, passed over.
     passed: Vec<Interval>,
     /// Ranges without data.
     gaps: Vec<Interval>,
+    /// Questions of this step that may each end in a run: no more are asked than may be opened.
+    asked: usize,
 }
 
-/// Runs of one window.
-struct Past {
-    waiting: bool,
-    running: bool,
-    newest: Timestamp,
-    data_only: bool,
-}
+impl<'a> History<'a> {
+    fn add(&mut self, run: &'a RunRow) {
+        match (run.state, run.cause) {
+            (RunState::Skipped, RunCause::Gap) => self.gaps.push(run.interval),
+            (RunState::Skipped, _) => self.passed.push(run.interval),
+            _ => self.runs.entry(run.interval).or_default().push(run),
+        }
+    }
 
-impl History {
-    fn add(&mut self, run: &RunRow) {
-        if run.state == RunState::Skipped {
-            match run.cause {
-                RunCause::Gap => self.gaps.push(run.interval),
-                _ => self.passed.push(run.interval),
-            }
-            return;
-        }
-        let newest = run.opened_at;
-        let past = self.runs.entry(run.interval).or_insert(Past {
-            waiting: false,
-            running: false,
-            newest,
-            data_only: run.data_only,
-        });
-        past.waiting |= run.state == RunState::Waiting;
-        past.running |= run.state == RunState::Running;
-        if newest > past.newest {
-            (past.newest, past.data_only) = (newest, run.data_only);
-        }
+    fn of(&self, interval: Interval) -> &[&'a RunRow] {
+        self.runs.get(&interval).map_or(&[], Vec::as_slice)
     }
 
     fn passed_over(&self, interval: Interval) -> bool {

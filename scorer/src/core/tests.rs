@@ -85,7 +85,7 @@ async fn years_without_data_are_one_row() {
 #[tokio::test]
 async fn late_data_call_for_a_rescore_after_the_delay() {
     let mut spec = schedule("default", 1, 1, CatchUp::All);
-    spec.rescore_delay_us = MINUTE / 2;
+    spec.rescore_delay_us = Some(MINUTE / 2);
     let mut w = World::new(&[spec], 1).await;
     w.activate().await;
     w.send(0, &[(0, 1, 1.0)], Some(at(5)), false).await;
@@ -364,6 +364,10 @@ async fn an_interval_with_a_persons_run_is_left_to_it() {
         cause: Manual,
         model_set: Some(1),
         data_only: false,
+        scope: fleetscore_schemas::status::RunScope::All,
+        series: None,
+        cuts: Vec::new(),
+        retry_of: None,
         note: None,
     };
     let plan = fleetscore_store::Plan { open: vec![manual], ..Default::default() };
@@ -390,6 +394,19 @@ async fn what_retention_took_is_not_scored() {
         runs[1..],
         [(1, 6, Skipped, CatchUp, false), (6, 8, Skipped, Gap, false), run(8, Running, Schedule)]
     );
+}
+
+#[tokio::test]
+async fn a_run_names_who_was_not_waited_for() {
+    let mut w = World::new(&[schedule("default", 1, 1, CatchUp::All)], 2).await;
+    w.activate().await;
+    w.look().await;
+    w.pass(11);
+    w.send(0, &[(0, 1, 1.0)], Some(at(1)), false).await;
+    w.look().await;
+    let run = w.store.runs(&RunFilter::default()).await.unwrap().remove(0);
+    let note = "not waited for, as nobody has owned it for longer than max_wait: t/1 of cluster";
+    assert_eq!((run.state, run.error.as_deref()), (Running, Some(note)));
 }
 
 /// What may happen in a random life.

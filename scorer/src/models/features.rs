@@ -79,6 +79,12 @@ mod tests {
             revision: 0,
             first_interval: None,
             covered_until: None,
+            pause: None,
+            looked_at: None,
+            missed: None,
+            fired_at: None,
+            released_until: None,
+            roster_until: None,
             created_at: Timestamp(0),
         }
     }

@@ -5,3 +5,4 @@ pub mod parquet;
 pub mod publish;
 pub mod rows;
 mod scratch;
+pub(crate) mod sweep;

@@ -46,7 +46,20 @@ pub enum Published {
         /// Rows published.
         rows: u64,
     },
+    /// A run has stored some of the interval's shards and not all: it is due again a little later.
+    Postponed,
     /// Another publisher has taken the interval over.
+    Fenced,
+}
+
+/// After which time an interval is looked at again that a run has half done.
+const POSTPONED_US: i64 = 2_000_000;
+
+/// How the copying of an interval ended.
+enum Copied {
+    /// All objects are in place; the rows they hold.
+    Done(u64),
+    HalfScored,
     Fenced,
 }
 
@@ -176,9 +189,18 @@ pub async fn publish(
     let publication = &*publication;
     let copied = tokio::select! {
         copied = copy(store, blobs, publication, &folder) => copied?,
-        () = lost(store, publication, lease_us) => None,
+        () = lost(store, publication, lease_us) => Copied::Fenced,
     };
-    let Some(rows) = copied else { return Ok(Published::Fenced) };
+    let rows = match copied {
+        Copied::Done(rows) => rows,
+        Copied::Fenced => return Ok(Published::Fenced),
+        Copied::HalfScored => {
+            return Ok(match store.postpone_publication(publication, POSTPONED_US).await? {
+                Outcome::Done => Published::Postponed,
+                Outcome::Fenced => Published::Fenced,
+            });
+        }
+    };
     match store.finish_publication(publication).await? {
         Outcome::Done => Ok(Published::Done { fence: publication.fence, rows }),
         Outcome::Fenced => Ok(Published::Fenced),
@@ -196,7 +218,7 @@ async fn lost(store: &dyn Store, publication: &Publication, lease_us: i64) {
             Ok(Outcome::Done) => pause = third,
             Ok(Outcome::Fenced) => return,
             Err(e) => {
-                tracing::warn!(
+                tracing::debug!(
                     interval = %publication.interval,
                     "the lease of a publication could not be renewed: {e}"
                 );
@@ -206,24 +228,26 @@ async fn lost(store: &dyn Store, publication: &Publication, lease_us: i64) {
     }
 }
 
-/// Puts all objects; how many rows they hold, `None` where the fence is no longer ours.
+/// Puts all objects.
 async fn copy(
     store: &dyn Store,
     blobs: &Blobs,
     publication: &Publication,
     folder: &str,
-) -> Result<Option<u64>, PublishError> {
+) -> Result<Copied, PublishError> {
     let scratch = blobs.local_root().map_or_else(std::env::temp_dir, std::path::Path::to_path_buf);
-    let (summary, files) = write_files(store, publication, &scratch).await?;
+    let Some((summary, files)) = write_files(store, publication, &scratch).await? else {
+        return Ok(Copied::HalfScored);
+    };
     let success = success(publication, &summary, &files)?;
     let files = files.into_iter().map(|(name, body)| (name, body.bytes));
     for (name, bytes) in files.chain([(SUCCESS, success)]) {
         let name = format!("{folder}/{name}");
         if put(store, blobs, publication, &name, bytes).await? == Outcome::Fenced {
-            return Ok(None);
+            return Ok(Copied::Fenced);
         }
     }
-    Ok(Some(summary.counts.rows))
+    Ok(Copied::Done(summary.counts.rows))
 }
 
 /// Batches between the store and each encoder.
@@ -232,13 +256,13 @@ const AHEAD: usize = 4;
 /// A file of the folder, by its name there.
 type Named = (&'static str, Body);
 
-/// Both files of the interval as it is now, from one snapshot.
+/// Both files of the interval as it is now, from one snapshot; `None` while a run has it half done.
 async fn write_files(
     store: &dyn Store,
     publication: &Publication,
     scratch: &std::path::Path,
-) -> Result<(Summary, [Named; 2]), PublishError> {
-    let mut batches = store.predictions(&publication.schedule, publication.interval).await?;
+) -> Result<Option<(Summary, [Named; 2])>, PublishError> {
+    let Some(mut batches) = store.publication_rows(publication).await? else { return Ok(None) };
     let (to_parquet, parquet_rows) = mpsc::channel(AHEAD);
     let (to_csv, csv_rows) = mpsc::channel(AHEAD);
     let folder = scratch.to_owned();
@@ -255,7 +279,7 @@ async fn write_files(
     let failed = |e: tokio::task::JoinError| PublishError::Encode(e.to_string());
     let parquet = parquet.await.map_err(failed)?.map_err(|e| e.at(scratch))?;
     let (csv, summary) = csv.await.map_err(failed)?.map_err(|e| e.at(scratch))?;
-    Ok((summary, [(PARQUET, parquet), (CSV, csv)]))
+    Ok(Some((summary, [(PARQUET, parquet), (CSV, csv)])))
 }
 
 fn write_parquet(

@@ -2,8 +2,11 @@ use super::*;
 use crate::testing::*;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
+use fleetscore_schemas::status::RunCause;
 use fleetscore_schemas::window::published_schema;
-use fleetscore_store::{CatchUp, Cell, SqliteStore};
+use fleetscore_store::{
+    CatchUp, Cell, GivenBack, NewRun, Plan, Retry, Rules, SqliteStore, TaskClaim, TaskFailure,
+};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -182,6 +185,35 @@ async fn a_higher_fence_in_the_folder_raises_ours() {
     assert_eq!(raised, Publication { fence: 42, ..publication }, "a next try knows it");
     let success: Success = serde_json::from_str(&text(&blobs, SUCCESS).await).unwrap();
     assert_eq!(success.fence, 42);
+}
+
+#[tokio::test]
+async fn an_interval_that_a_run_has_half_done_is_published_when_it_ends() {
+    let (mut w, publication) = due().await;
+    let blobs = memory_blobs();
+    w.send(0, &[(0, 1, 99.0), (0, 5, 99.0)], Some(at(1)), false).await;
+    let halves = NewRun { cuts: vec![4], ..new_run(span(0, 1), RunCause::Manual, 1) };
+    let plan = Plan { open: vec![halves], ..Plan::default() };
+    assert_eq!(w.store.plan(&plan).await.unwrap(), Outcome::Done);
+    let claim = TaskClaim { worker: "x".into(), lease_us: 60_000_000, run_ids: None, prefer: vec![1] };
+    let held = w.store.claim_task(&claim).await.unwrap().unwrap();
+    w.score().await; // the first half
+    assert_eq!(publish(&*w.store, &blobs, &publication).await.unwrap(), Published::Postponed);
+    assert!(blobs.list("predictions").await.unwrap().is_empty(), "nobody sees the half");
+    w.pass(1);
+    let again = w.store.claim_publication("p1", 60_000_000).await.unwrap();
+    if let Some(again) = again {
+        assert_eq!(publish(&*w.store, &blobs, &again).await.unwrap(), Published::Postponed);
+    }
+    let retry = Some(Retry { after_us: 0, counts: false });
+    let failure = TaskFailure { error: "stopped", retry, rules: &Rules::default() };
+    assert_eq!(w.store.fail_task(&held, &failure).await.unwrap(), GivenBack::Open);
+    w.score().await;
+    w.pass(1);
+    let whole = w.store.claim_publication("p1", 60_000_000).await.unwrap().unwrap();
+    assert!(matches!(publish(&*w.store, &blobs, &whole).await.unwrap(), Published::Done { rows: 5, .. }));
+    let csv = text(&blobs, CSV).await;
+    assert_eq!(csv.lines().filter(|l| l.contains(",55.75,") || l.contains(",49.65")).count(), 2, "{csv}");
 }
 
 #[tokio::test]

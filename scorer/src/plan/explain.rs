@@ -5,7 +5,7 @@ use fleetscore_kernel::{Model, is_anomaly, nearest_normal};
 use fleetscore_schemas::window::Feature;
 use std::fmt::{self, Write};
 
-/// Most anomalies of one interval whose nearest normal values are looked for, the first ones by series: a search costs
+/// Most anomalies of one shard of an interval whose nearest normal values are looked for, the first ones by series: a search costs
 /// hundreds of decisions, and where a set calls this many series anomalous, the set is what needs a look. Ranges of models
 /// of one feature are stored with them and have no such bound.
 pub(crate) const ROWS: usize = 1_000;

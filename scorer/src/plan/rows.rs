@@ -1,7 +1,8 @@
 //! Scoring one piece: merge by series, decisions in one pass over columns, then what they mean.
 
-use super::pieces::Piece;
+use super::pieces::{Piece, Rows};
 use super::{ScoreError, ScoringTable, explain};
+use crate::meter::Meter;
 use crate::models::ModelSet;
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Builder, Int16Builder, Int64Builder, RecordBatch, StringArray,
@@ -13,12 +14,15 @@ use fleetscore_pack::Shard;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::window::{Feature, prediction_schema};
+use fleetscore_store::Selection;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// A row without a window.
 const NO_WINDOW: u32 = u32::MAX;
+/// No models at all.
+const NO_ROWS: Rows = Rows::All(0..0);
 /// Column of `normal_range` in [`prediction_schema`].
 const NORMAL_RANGE: usize = 7;
 
@@ -28,6 +32,10 @@ pub(super) struct Job {
     pub(super) features: Arc<[Feature]>,
     /// Rows for series with a window alone.
     pub(super) data_only: bool,
+    /// The series that rows are made for; its pins are in the table, and no others where it names ids.
+    pub(super) selection: Selection,
+    /// Where the time goes.
+    pub(super) meter: Arc<Meter>,
 }
 
 /// A scored piece; what its anomalies lack may still have to be found.
@@ -66,6 +74,18 @@ impl Part {
 }
 
 impl Job {
+    /// The last series of the selection; `None` where it has none.
+    pub(super) fn end(&self) -> Option<SeriesId> {
+        match &self.selection.ids {
+            Some(ids) => ids.last().copied(),
+            None => match self.selection.range.until {
+                Some(until) if until <= self.selection.range.from => None,
+                Some(until) => Some(until - 1),
+                None => Some(SeriesId::MAX),
+            },
+        }
+    }
+
     /// Scores a piece.
     pub(super) fn score(&self, piece: &Piece) -> Result<Part, ScoreError> {
         let merged = Merged::of(self, piece);
@@ -273,35 +293,38 @@ impl Merged {
         for span in &piece.models {
             let from = merged.len();
             let shard = job.table.set.shards()[span.shard].series();
-            let last = shard[span.rows.end - 1]; // spans are not empty
+            let Some(last) = span.rows.get(span.rows.len().wrapping_sub(1)).map(|row| shard[row]) else {
+                continue; // spans are not empty
+            };
             let end = At {
                 window: at.window + windows[at.window..].partition_point(|s| *s <= last),
                 pin: at.pin + job.table.pins[at.pin..piece.pins.end].partition_point(|p| p.series <= last),
             };
-            merged.section(job, windows, &at, &end, &shard[span.rows.clone()], span.rows.start);
+            merged.section(job, windows, &at, &end, shard, &span.rows);
             merged.sections.push(Section { shard: span.shard, rows: from..merged.len() });
             at = end;
         }
-        merged.section(job, windows, &at, &At { window: windows.len(), pin: piece.pins.end }, &[], 0);
+        merged.section(job, windows, &at, &At { window: windows.len(), pin: piece.pins.end }, &[], &NO_ROWS);
         merged
     }
 
-    /// Merges the windows and pins between two places with models that all lie in one shard, from a row of it on.
+    /// Merges the windows and pins between two places with models that all lie in one shard.
     fn section(
         &mut self,
         job: &Job,
         windows: &[SeriesId],
         from: &At,
         to: &At,
-        models: &[SeriesId],
-        first: usize,
+        shard: &[SeriesId],
+        rows: &Rows,
     ) {
         // Wider than any series: behind all of them.
         const NONE: u64 = u64::MAX;
         let (mut w, mut m, mut p) = (from.window, 0, from.pin);
         loop {
             let window = if w < to.window { u64::from(windows[w]) } else { NONE };
-            let model = models.get(m).map_or(NONE, |s| u64::from(*s));
+            let row = rows.get(m);
+            let model = row.map_or(NONE, |row| u64::from(shard[row]));
             let pin = if p < to.pin { u64::from(job.table.pins[p].series) } else { NONE };
             let next = window.min(model).min(pin);
             let Ok(series) = SeriesId::try_from(next) else { return };
@@ -313,7 +336,7 @@ impl Merged {
                 self.series.push(series);
                 self.window.push(if window == next { w as u32 } else { NO_WINDOW });
                 let own = model == next && pin != next;
-                self.model.push(if own { (first + m) as u32 } else { NO_MODEL });
+                self.model.push(row.filter(|_| own).map_or(NO_MODEL, |row| row as u32));
             }
             w += usize::from(window == next);
             m += usize::from(model == next);

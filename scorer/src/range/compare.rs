@@ -12,7 +12,7 @@ use arrow::datatypes::{Int16Type, UInt32Type};
 use fleetscore_schemas::status::PredictionStatus;
 use fleetscore_schemas::time::Interval;
 use fleetscore_schemas::{SeriesId, SeriesName};
-use fleetscore_store::{RunCounts, Store};
+use fleetscore_store::{RunCounts, Selection, Store};
 use futures::TryStreamExt;
 
 /// Status and prediction of a row.
@@ -49,22 +49,23 @@ impl Statuses {
 type Words = (String, Option<i16>);
 
 /// A row that would change, its series by id.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Change {
     series: SeriesId,
     before: Option<Words>,
     after: Option<Words>,
 }
 
-/// Compares an interval's new predictions with its stored ones; also what the new ones add up to.
+/// Compares new predictions of some series of an interval with their stored ones; also what the new ones add up to.
 pub(super) async fn compare(
     store: &dyn Store,
     schedule: &str,
     interval: Interval,
+    selection: &Selection,
     mut scored: Predictions,
 ) -> Result<(RunCounts, Vec<Change>)> {
     let mut statuses = Statuses::default();
-    let stored = stored(store, schedule, interval, &mut statuses).await?;
+    let stored = stored(store, schedule, interval, selection, &mut statuses).await?;
     let mut stored = stored.into_iter().peekable();
     let (mut counts, mut changes) = (RunCounts::default(), Vec::new());
     while let Some(batch) = scored.try_next().await? {
@@ -89,11 +90,12 @@ pub(super) async fn compare(
     Ok((counts, changes))
 }
 
-/// Labels of the stored rows, ascending by series.
+/// Labels of the stored rows of some series, ascending by series.
 async fn stored(
     store: &dyn Store,
     schedule: &str,
     interval: Interval,
+    selection: &Selection,
     statuses: &mut Statuses,
 ) -> Result<Vec<(SeriesId, Label)>> {
     let mut batches = store.predictions(schedule, interval).await?;
@@ -104,7 +106,10 @@ async fn stored(
         let ids = store.lookup(&names).await?;
         for (row, id) in rows::rows(&batch).zip(ids) {
             // A stored row's series exists.
-            all.extend(id.map(|id| (id, statuses.label(row.status, row.prediction))));
+            all.extend(
+                id.filter(|id| selection.contains(*id))
+                    .map(|id| (id, statuses.label(row.status, row.prediction))),
+            );
         }
     }
     all.sort_unstable();

@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray, Float64Array, RecordBatch};
 use arrow::datatypes::{Float64Type, UInt32Type};
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::time::{Interval, Timestamp};
-use fleetscore_store::{Store, StoreError};
+use fleetscore_store::{Selection, Store, StoreError};
 use futures::TryStreamExt;
 
 /// Panes that are asked for in one question.
@@ -107,7 +107,8 @@ pub(super) async fn gather(
     let mut reading = Reading { options, listed, gathered: Gathered { samples } };
     progress(0);
     for (start, done) in windows.starts(options.window_us).zip(1..) {
-        let mut batches = store.windows(Interval::starting(start, options.window_us)).await?;
+        let mut batches =
+            store.windows(Interval::starting(start, options.window_us), &Selection::ALL).await?;
         while let Some(batch) = batches.try_next().await? {
             reading.add(start, &batch)?;
         }
