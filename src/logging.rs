@@ -14,6 +14,9 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Libraries that tell of every single attempt what we say once: what is waited for, and for how long it was.
+const QUIET: &str = "object_store=error,deadpool=error,deadpool_postgres=error,tokio_postgres=error";
+
 /// Starts logging; `level` is what is shown where neither variable says otherwise.
 pub(crate) fn start(format: LogFormat, level: &str) {
     let filter = ["FLEETSCORE_LOG", "RUST_LOG"]
@@ -29,7 +32,7 @@ pub(crate) fn start(format: LogFormat, level: &str) {
             })
         })
         .next()
-        .unwrap_or_else(|| EnvFilter::new(level));
+        .unwrap_or_else(|| EnvFilter::new(format!("{level},{QUIET}")));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(Screen).log_internal_errors(false);
     // A second start (tests) keeps the first.

@@ -1,6 +1,5 @@
 //! Which services a process runs, how they are wired, and how it ends.
 
-use crate::config::units::show_duration;
 use crate::config::{Config, mask};
 use crate::exit::{Fail, Outcome};
 use crate::signals::Shutdown;
@@ -16,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+mod growth;
 
 /// How often a service tells what it did.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -259,22 +260,16 @@ impl Running {
         self.handles.scorer = Some(handle);
     }
 
-    /// Panes that are never dropped are many one day: said once, with numbers where there are series yet.
+    /// What is never dropped is much one day: said once, with numbers where there are series yet.
     async fn warn_of_growth(&self, config: &Config, shutdown: &Shutdown) {
-        if config.retention_us.is_some() || self.handles.aggregator.is_none() {
-            return;
-        }
-        let a_day = 86_400 * 1_000_000 / config.interval_us;
-        let series = shutdown.unless(self.handles.store.series()).await.ok().and_then(Result::ok);
-        match series.map(|s| s.len()).filter(|n| *n > 0) {
-            Some(n) => tracing::warn!(
-                "retention is off: windows grow by up to {} rows a day ({n} series, one row each {}); set `retention`",
-                a_day * i64::try_from(n).unwrap_or(i64::MAX / a_day),
-                show_duration(config.interval_us)
-            ),
-            None => tracing::warn!(
-                "retention is off: windows grow by up to {a_day} rows a day for each series; set `retention`"
-            ),
+        let (windows, predictions) = (self.handles.aggregator.is_some(), self.handles.scorer.is_some());
+        let series = shutdown.unless(self.handles.store.last_series()).await.ok().and_then(Result::ok);
+        let series = series.map(i64::from).filter(|n| *n > 0);
+        for line in growth::lines(config, series, windows, predictions) {
+            match line.bounded {
+                true => tracing::info!("{}", line.text),
+                false => tracing::warn!("{}", line.text),
+            }
         }
     }
 

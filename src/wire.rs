@@ -5,6 +5,7 @@ use fleetscore_aggregator::{OnOffsetGap, Options};
 use fleetscore_decode::{DecodeOptions, FieldNames, TsUnit};
 use fleetscore_ingest::{KafkaOptions, StartAt};
 use fleetscore_store::{PaneSettings, ReadinessSettings};
+use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -14,6 +15,11 @@ const IN_FLIGHT_BYTES: usize = 64 << 20;
 const BATCH_MESSAGES: usize = 4096;
 /// More dead letters in one checkpoint are counted, not kept one by one.
 const DEAD_LETTERS_PER_CHECKPOINT: usize = 10_000;
+
+/// How long handing tasks back may take at the end.
+const HAND_BACK: Duration = Duration::from_secs(5);
+/// What is under way may always go on for so long after a signal.
+const LEAST_FINISH: Duration = Duration::from_secs(1);
 
 /// How messages are read.
 pub(crate) fn decode_options(config: &Config) -> DecodeOptions {
@@ -106,6 +112,12 @@ pub(crate) fn process_name() -> String {
     format!("{}-{}-{}", host(), std::process::id(), &random[..8])
 }
 
+/// What of `shutdown_timeout` tasks may go on for: the rest is for handing them back.
+fn finish_us(shutdown_timeout: Duration) -> i64 {
+    let finish = shutdown_timeout.saturating_sub(HAND_BACK).max(LEAST_FINISH);
+    i64::try_from(finish.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// How the scorer works.
 pub(crate) fn scorer(
     config: &Config,
@@ -114,6 +126,26 @@ pub(crate) fn scorer(
 ) -> fleetscore_scorer::service::Options {
     fleetscore_scorer::service::Options {
         committed,
+        lease_us: config.lease_us,
+        finish_us: finish_us(config.shutdown_timeout),
+        parallel_tasks: config.parallel_tasks,
+        lateness_us: config.allowed_lateness_us,
+        run_retention_us: config.run_retention_us,
+        fleet_silence_us: config.fleet_silence_us,
         ..fleetscore_scorer::service::Options::new(config.schedules.clone(), readiness(config), worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_has_most_of_the_time_after_a_signal() {
+        // shutdown_timeout, and what a task has of it, in seconds
+        for (timeout, task) in [(60, 55), (30, 25), (10, 5), (6, 1), (5, 1), (0, 1)] {
+            assert_eq!(finish_us(Duration::from_secs(timeout)), task * 1_000_000, "{timeout} s");
+        }
+        assert_eq!(finish_us(Duration::MAX), i64::MAX);
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod dead_letters;
 mod demo;
+mod events;
 mod migrate;
 mod models;
 mod models_diff;
@@ -12,12 +13,14 @@ mod models_sets;
 mod models_show;
 mod predict;
 mod roles;
+mod roster;
 mod run;
 mod runs;
 mod schedules;
 mod send;
 mod sql;
 mod train;
+mod views;
 
 use crate::config::{Config, SettingFlags, Sources};
 use crate::exit::{self, Done, Fail, Outcome};
@@ -63,10 +66,14 @@ enum Command {
     Score,
     /// Score the intervals that start in [from, to) now, and exit: backfill and re-score.
     Run(run::Args),
-    /// List, show and cancel runs (`run` scores again).
+    /// List, show, cancel and retry runs (`run` scores again).
     Runs(runs::Args),
-    /// List schedules.
+    /// List and show schedules, pause and resume them; what they will do, and what they did not do and why.
     Schedules(schedules::Args),
+    /// Series that have a model and are silent, and series that send and have none.
+    Roster(roster::Args),
+    /// Silences, stalled runs, and what came back: newest first.
+    Events(events::Args),
     /// Import, train, list, activate and check model sets.
     #[command(subcommand)]
     Models(models::Command),
@@ -169,6 +176,8 @@ async fn dispatch(command: Command, context: Context) -> Outcome {
         Command::Send(args) => send::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,
         Command::Schedules(args) => schedules::run(&args, &context).await,
+        Command::Roster(args) => roster::run(&args, &context).await,
+        Command::Events(args) => events::run(&args, &context).await,
         Command::Sql(args) => sql::run(&args, &context).await,
         Command::DeadLetters(args) => dead_letters::run(args, &context).await,
         Command::Migrate => migrate::run(&context).await,

@@ -1,13 +1,23 @@
 //! `run`: a range of intervals, scored now.
 
+mod progress;
+mod report;
+
 use super::Context;
+use super::models_pins::pattern;
 use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
-use crate::{connect, output, wire};
+use crate::{connect, wire};
+use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::Timestamp;
-use fleetscore_scorer::range::{LabelChange, RangeInterval, RangeOptions, RangeReport, run_range};
-use serde_json::json;
+use fleetscore_scorer::ScorerError;
+use fleetscore_scorer::range::{RangeOptions, RangeProgress, RangeReport, SetChoice, run_range};
+pub(super) use report::Asked;
+
+use progress::Bar;
+use regex::Regex;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,9 +30,19 @@ pub(super) struct Args {
     /// The schedule whose windows count.
     #[arg(long, default_value = "default")]
     schedule: String,
-    /// Score with this model set [default: the active one].
-    #[arg(long, value_name = "VERSION")]
-    model_set: Option<i64>,
+    /// Only series whose device/sensor matches this regular expression; the others' rows stay.
+    #[arg(long, value_name = "REGEX", value_parser = pattern)]
+    series: Option<Regex>,
+    /// Only series whose window has changed since they were scored.
+    #[arg(long, conflicts_with = "failed")]
+    stale: bool,
+    /// Only series whose model failed.
+    #[arg(long)]
+    failed: bool,
+    /// Score with the active model set (the schedule's own where it has one), with this version, or (as-of-interval) for
+    /// each interval with the set that was active when it ended.
+    #[arg(long, value_name = "SET", value_parser = set_choice, default_value = "active")]
+    model_set: SetChoice,
     /// Change nothing; print what would change.
     #[arg(long)]
     dry_run: bool,
@@ -31,31 +51,80 @@ pub(super) struct Args {
     json: bool,
 }
 
+fn set_choice(text: &str) -> Result<SetChoice, String> {
+    match text {
+        "active" => Ok(SetChoice::Active),
+        "as-of-interval" | "as_of_interval" | "as-of" => Ok(SetChoice::AsOfInterval),
+        other => match other.parse::<i64>() {
+            Ok(version) if version > 0 => Ok(SetChoice::Version(version)),
+            _ => Err("it is none of `active`, a version, `as-of-interval`".to_owned()),
+        },
+    }
+}
+
+impl Args {
+    fn scope(&self) -> RunScope {
+        match (self.stale, self.failed) {
+            (true, _) => RunScope::Stale,
+            (_, true) => RunScope::Failed,
+            _ => RunScope::All,
+        }
+    }
+}
+
 pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let (config, shutdown) = (&context.config, &context.shutdown);
     let store = connect::store(config, shutdown).await?;
     let blobs = connect::blobs(config, &*store, shutdown).await?;
     create_schedule(&args.schedule, context, &*store).await?;
-    let options = RangeOptions {
-        schedule: args.schedule.clone(),
-        from: args.from,
-        to: args.to,
-        model_set: args.model_set,
-        dry_run: args.dry_run,
-        publish: true,
-        scorer: wire::scorer(config, wire::process_name(), None),
-    };
-    let call = || run_range(Arc::clone(&store), blobs.clone(), options.clone(), shutdown.token().clone());
-    let report = tokio::select! {
-        report = connect::to_its_end("the store", shutdown, call) => report?,
-        () = overdue(context) => return Err(Fail::Stopped),
-    };
-    print(&args, &report);
+    let report = to_its_end(context, |progress| {
+        let options = RangeOptions {
+            schedule: args.schedule.clone(),
+            from: args.from,
+            to: args.to,
+            model_set: args.model_set,
+            series: args.series.as_ref().map(|s| s.as_str().to_owned()),
+            scope: args.scope(),
+            dry_run: args.dry_run,
+            publish: true,
+            progress: Some(progress),
+            scorer: wire::scorer(config, wire::process_name(), None),
+        };
+        run_range(Arc::clone(&store), blobs.clone(), options, shutdown.token().clone())
+    })
+    .await?;
+    let asked =
+        Asked { dry_run: args.dry_run, scope: args.scope(), series: args.series.as_ref().map(Regex::as_str) };
+    ended(&report, &asked, args.json)
+}
+
+/// Works until it is done, with a bar on a terminal; a signal lets it clean up.
+///
+/// # Errors
+/// What the work says; [`Fail::Stopped`] where a signal came and cleaning up took too long.
+pub(super) async fn to_its_end<W>(
+    context: &Context,
+    mut work: impl FnMut(watch::Sender<RangeProgress>) -> W,
+) -> Result<RangeReport, Fail>
+where
+    W: Future<Output = Result<RangeReport, ScorerError>>,
+{
+    let (tell, told) = watch::channel(RangeProgress::new());
+    let _bar = Bar::start(told);
+    tokio::select! {
+        report = connect::to_its_end("the store", &context.shutdown, || work(tell.clone())) => report,
+        () = overdue(context) => Err(Fail::Stopped),
+    }
+}
+
+/// Prints a report, and what it means for the status.
+pub(super) fn ended(report: &RangeReport, asked: &Asked<'_>, as_json: bool) -> Outcome {
+    report::print(report, asked, as_json);
     if report.stopped {
         return Err(Fail::Stopped);
     }
     if report.failed() {
-        return Err(Fail::work("some runs failed"));
+        return Err(Fail::work("some runs failed: see `runs show`, and `runs retry` for their shards"));
     }
     Ok(if report.partly() { Done::Partly } else { Done::All })
 }
@@ -81,82 +150,44 @@ async fn create_schedule(
     }
 }
 
-fn print(args: &Args, report: &RangeReport) {
-    if args.json {
-        let value = json!({
-            "model_set": report.model_set,
-            "dry_run": args.dry_run,
-            "intervals": report.intervals.iter().map(interval_json).collect::<Vec<_>>(),
-            "unready": report.unready.iter().map(|(i, why)| json!({
-                "interval_start": i.start.to_rfc3339(), "interval_end": i.end.to_rfc3339(), "why": why,
-            })).collect::<Vec<_>>(),
-        });
-        output::print(&value.to_string());
-        return;
-    }
-    let headings = [
-        "interval",
-        "state",
-        "scored",
-        "anomalies",
-        "no_data",
-        "no_model",
-        "model_error",
-        "input_invalid",
-        "note",
-    ];
-    output::print(&output::table(&headings, report.intervals.iter().map(interval_row)));
-    for change in report.intervals.iter().flat_map(|i| i.changes.iter().map(move |c| change_text(i, c))) {
-        output::print(&change);
-    }
-    for (interval, why) in &report.unready {
-        eprintln!("skipped {interval}: not ready: {why}");
-    }
-    if report.intervals.is_empty() && report.unready.is_empty() {
-        eprintln!("no interval in the range has data");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
 
-fn interval_row(i: &RangeInterval) -> Vec<String> {
-    let c = i.counts;
-    vec![
-        output::time(i.interval.start),
-        i.state.map_or("dry run".to_owned(), |s| s.to_string()),
-        c.scored.to_string(),
-        c.anomalies.to_string(),
-        c.no_data.to_string(),
-        c.no_model.to_string(),
-        c.model_error.to_string(),
-        c.input_invalid.to_string(),
-        i.error.clone().unwrap_or_default(),
-    ]
-}
-
-fn label(row: &Option<(String, Option<i16>)>) -> String {
-    match row {
-        None => "nothing".to_owned(),
-        Some((status, None)) => status.clone(),
-        Some((_, Some(prediction))) => prediction.to_string(),
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
     }
-}
 
-fn change_text(i: &RangeInterval, c: &LabelChange) -> String {
-    format!("{}  {}: {} → {}", output::time(i.interval.start), c.series, label(&c.before), label(&c.after))
-}
+    fn parse(more: &str) -> Result<Args, String> {
+        let line = format!("run --from 2026-01-01 --to 2026-01-02 {more}");
+        Line::try_parse_from(line.split_whitespace()).map(|l| l.args).map_err(|e| e.to_string())
+    }
 
-fn interval_json(i: &RangeInterval) -> serde_json::Value {
-    let changes = i.changes.iter().map(|c| {
-        json!({
-            "device": c.series.device, "sensor": c.series.sensor, "before": label(&c.before), "after": label(&c.after),
-        })
-    });
-    json!({
-        "interval_start": i.interval.start.to_rfc3339(),
-        "interval_end": i.interval.end.to_rfc3339(),
-        "run_id": i.run_id.map(|r| r.to_string()),
-        "state": i.state,
-        "counts": i.counts,
-        "changes": changes.collect::<Vec<_>>(),
-        "error": i.error,
-    })
+    #[test]
+    fn the_model_set_is_the_active_one_a_version_or_that_of_the_time() {
+        for (flags, choice) in [
+            ("", SetChoice::Active),
+            ("--model-set active", SetChoice::Active),
+            ("--model-set 7", SetChoice::Version(7)),
+            ("--model-set as-of-interval", SetChoice::AsOfInterval),
+            ("--model-set as-of", SetChoice::AsOfInterval),
+        ] {
+            assert_eq!(parse(flags).unwrap().model_set, choice, "{flags}");
+        }
+        for flags in ["--model-set newest", "--model-set 0", "--model-set -3"] {
+            assert!(parse(flags).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn which_series_are_scored() {
+        assert_eq!(parse("").unwrap().scope(), RunScope::All);
+        assert_eq!(parse("--stale").unwrap().scope(), RunScope::Stale);
+        assert_eq!(parse("--failed --series ^a").unwrap().scope(), RunScope::Failed);
+        assert!(parse("--stale --failed").unwrap_err().contains("cannot be used with"));
+        assert!(parse("--series (").is_err(), "no regular expression");
+    }
 }

@@ -1,13 +1,19 @@
-//! `runs`: what was scored, what is open, what failed.
+//! `runs`: what was scored, what is open, what failed, and trying that again.
+
+mod show;
 
 use super::Context;
+use super::models::created_by;
+use super::run::{Asked, ended, to_its_end};
 use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
-use crate::{connect, output};
-use fleetscore_schemas::status::RunState;
+use crate::{connect, output, wire};
+use fleetscore_schemas::status::{RunCause, RunScope, RunState};
 use fleetscore_schemas::time::{Interval, Timestamp};
-use fleetscore_store::{RunFilter, RunRow, Store};
-use serde_json::json;
+use fleetscore_scorer::range::{RetryOptions, retry_run};
+use fleetscore_store::{Phases, RunFilter, RunRow, Store};
+use serde_json::{Value, json};
+use std::sync::Arc;
 use uuid::Uuid;
 
 #[derive(Debug, clap::Args)]
@@ -23,19 +29,21 @@ pub(super) struct Args {
 enum Command {
     /// Runs, newest interval first.
     List(List),
-    /// One run.
-    Show {
-        /// Its id.
-        run_id: Uuid,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// End an open run.
-    Cancel {
-        /// Its id.
-        run_id: Uuid,
-    },
+    /// One run: what happened to it, its shards, why models failed, where its log is.
+    Show(One),
+    /// End an open run. Shards that are done stay stored.
+    Cancel(One),
+    /// Score only what a run left undone: shards that failed or were cancelled, else series whose model failed.
+    Retry(One),
+}
+
+#[derive(Debug, clap::Args)]
+struct One {
+    /// Its id.
+    run_id: Uuid,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,12 +54,18 @@ struct List {
     /// In this state; may be repeated.
     #[arg(long, value_name = "STATE")]
     state: Vec<RunState>,
+    /// For this cause; may be repeated.
+    #[arg(long, value_name = "CAUSE")]
+    cause: Vec<RunCause>,
     /// Whose interval ends after this time.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     from: Option<Timestamp>,
     /// Whose interval starts before this time.
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     to: Option<Timestamp>,
+    /// Opened at or after this time.
+    #[arg(long, value_name = "TIME", value_parser = units::time)]
+    opened_since: Option<Timestamp>,
     /// At most so many; 0 = all.
     #[arg(long, default_value_t = 20)]
     limit: usize,
@@ -64,43 +78,55 @@ pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     let store = connect::store(&context.config, &context.shutdown).await?;
     match args.command.unwrap_or(Command::List(args.list)) {
         Command::List(list_args) => list(&list_args, &*store).await,
-        Command::Show { run_id, json } => show(run_id, json, &*store).await,
-        Command::Cancel { run_id } => cancel(run_id, &*store).await,
+        Command::Show(one) => show::run(one.run_id, one.json, context, &*store).await,
+        Command::Cancel(one) => cancel(&one, &*store).await,
+        Command::Retry(one) => retry(&one, context, &store).await,
     }
 }
 
 async fn list(args: &List, store: &dyn Store) -> Outcome {
+    let runs = store.runs(&filter(args)).await?;
+    if args.json {
+        output::print(&Value::from_iter(runs.iter().map(as_json)).to_string());
+    } else {
+        output::print(&listed(&runs));
+    }
+    Ok(Done::All)
+}
+
+fn filter(args: &List) -> RunFilter {
     let overlapping = (args.from.is_some() || args.to.is_some()).then(|| Interval {
         start: args.from.unwrap_or(Timestamp::MIN_EVENT),
         end: args.to.unwrap_or(Timestamp::END_EVENT),
     });
-    let filter = RunFilter {
+    RunFilter {
         schedule: args.schedule.clone(),
         states: args.state.clone(),
-        run_ids: None,
+        causes: args.cause.clone(),
         overlapping,
+        opened_since: args.opened_since,
         limit: args.limit,
-    };
-    let runs = store.runs(&filter).await?;
-    if args.json {
-        output::print(&serde_json::Value::from_iter(runs.iter().map(as_json)).to_string());
-    } else {
-        let headings = [
-            "run",
-            "schedule",
-            "interval",
-            "end",
-            "state",
-            "cause",
-            "set",
-            "scored",
-            "anomalies",
-            "other",
-            "note",
-        ];
-        output::print(&output::table(&headings, runs.iter().map(as_row)));
+        ..RunFilter::default()
     }
-    Ok(Done::All)
+}
+
+/// Runs as a table.
+pub(super) fn listed(runs: &[RunRow]) -> String {
+    let headings = [
+        "run",
+        "schedule",
+        "interval",
+        "end",
+        "state",
+        "cause",
+        "set",
+        "shards",
+        "scored",
+        "anomalies",
+        "other",
+        "note",
+    ];
+    output::table(&headings, runs.iter().map(as_row))
 }
 
 async fn find(run_id: Uuid, store: &dyn Store) -> Result<RunRow, Fail> {
@@ -108,29 +134,47 @@ async fn find(run_id: Uuid, store: &dyn Store) -> Result<RunRow, Fail> {
     store.runs(&filter).await?.pop().ok_or_else(|| Fail::user(format!("there is no run {run_id}")))
 }
 
-async fn show(run_id: Uuid, as_object: bool, store: &dyn Store) -> Outcome {
-    let value = as_json(&find(run_id, store).await?);
-    if as_object {
-        output::print(&value.to_string());
-    } else if let Some(fields) = value.as_object() {
-        let rows = fields
-            .iter()
-            .map(|(k, v)| vec![k.clone(), v.as_str().map_or_else(|| v.to_string(), str::to_owned)]);
-        output::print(&output::table(&["field", "value"], rows));
+async fn cancel(one: &One, store: &dyn Store) -> Outcome {
+    let run = find(one.run_id, store).await?;
+    if !store.cancel_run(one.run_id, &created_by()).await? {
+        let now = find(one.run_id, store).await?;
+        return Err(Fail::user(format!("run {} is over already: {}", one.run_id, now.state)));
+    }
+    let now = find(one.run_id, store).await?;
+    if one.json {
+        output::print(&as_json(&now).to_string());
+    } else {
+        let done = match now.shards_done {
+            0 => String::new(),
+            n => format!("; {n} of {} shards were done and stay stored", now.shards),
+        };
+        output::print(&format!("cancelled: {} {}{done}", run.schedule, run.interval));
     }
     Ok(Done::All)
 }
 
-async fn cancel(run_id: Uuid, store: &dyn Store) -> Outcome {
-    let run = find(run_id, store).await?;
-    if store.cancel_run(run_id).await? {
-        output::print(&format!("cancelled: {} {}", run.schedule, run.interval));
-        return Ok(Done::All);
-    }
-    Err(Fail::user(format!("run {run_id} is over already: {}", run.state)))
+/// Opens a run over what is undone, and works on it together with whoever else is there.
+async fn retry(one: &One, context: &Context, store: &Arc<dyn Store>) -> Outcome {
+    let (config, shutdown) = (&context.config, &context.shutdown);
+    let blobs = connect::blobs(config, &**store, shutdown).await?;
+    // Chosen once: a call that is made again finds the run that it has opened.
+    let new_run = Uuid::now_v7();
+    let report = to_its_end(context, |progress| {
+        let options = RetryOptions {
+            run_id: one.run_id,
+            new_run,
+            publish: true,
+            progress: Some(progress),
+            scorer: wire::scorer(config, wire::process_name(), None),
+        };
+        retry_run(Arc::clone(store), blobs.clone(), options, shutdown.token().clone())
+    })
+    .await?;
+    ended(&report, &Asked { dry_run: false, scope: RunScope::All, series: None }, one.json)
 }
 
-fn as_row(r: &RunRow) -> Vec<String> {
+/// Statuses other than scored, where there are any.
+fn other(r: &RunRow) -> String {
     let c = r.counts;
     let other = [
         ("no_data", c.no_data),
@@ -140,6 +184,32 @@ fn as_row(r: &RunRow) -> Vec<String> {
     ];
     let other: Vec<String> =
         other.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+    if other.is_empty() { "-".to_owned() } else { other.join(" ") }
+}
+
+/// How many shards are stored, and how many failed.
+fn shards(r: &RunRow) -> String {
+    match (r.shards, r.shards_failed) {
+        (0, _) => "-".to_owned(),
+        (all, 0) => format!("{}/{all}", r.shards_done),
+        (all, failed) => format!("{}/{all}, {failed} failed", r.shards_done),
+    }
+}
+
+/// What an operator should know beside the numbers.
+fn note(r: &RunRow) -> String {
+    let scope = match (r.scope, r.series.as_deref()) {
+        (RunScope::All, None) => None,
+        (RunScope::All, Some(series)) => Some(format!("only {series}")),
+        (scope, None) => Some(format!("only {scope} series")),
+        (scope, Some(series)) => Some(format!("only {scope} series of {series}")),
+    };
+    let stalled = r.stalled_at.map(|t| format!("stalled since {}", output::time(t)));
+    let parts = [stalled, scope, r.error.clone()];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn as_row(r: &RunRow) -> Vec<String> {
     vec![
         r.run_id.to_string(),
         r.schedule.clone(),
@@ -148,15 +218,31 @@ fn as_row(r: &RunRow) -> Vec<String> {
         r.state.to_string(),
         r.cause.to_string(),
         r.model_set.map_or("-".to_owned(), |v| v.to_string()),
-        c.scored.to_string(),
-        c.anomalies.to_string(),
-        if other.is_empty() { "-".to_owned() } else { other.join(" ") },
-        r.error.clone().unwrap_or_default(),
+        shards(r),
+        r.counts.scored.to_string(),
+        r.counts.anomalies.to_string(),
+        other(r),
+        note(r),
     ]
 }
 
-pub(super) fn as_json(r: &RunRow) -> serde_json::Value {
+fn seconds(us: i64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// Phases under the names of the views.
+fn phases_json(p: &Phases) -> Value {
     json!({
+        "open_s": seconds(p.open_us),
+        "read_s": seconds(p.read_us),
+        "score_s": seconds(p.score_us),
+        "write_s": seconds(p.write_us),
+    })
+}
+
+pub(super) fn as_json(r: &RunRow) -> Value {
+    let time = |t: Option<Timestamp>| t.map(Timestamp::to_rfc3339);
+    let mut value = json!({
         "run_id": r.run_id.to_string(),
         "schedule": r.schedule,
         "interval_start": r.interval.start.to_rfc3339(),
@@ -172,9 +258,24 @@ pub(super) fn as_json(r: &RunRow) -> serde_json::Value {
         "input_invalid": r.counts.input_invalid,
         "attempt": r.attempt,
         "data_only": r.data_only,
+        "scope": r.scope,
+        "series": r.series,
+        "shards": r.shards,
+        "shards_done": r.shards_done,
+        "shards_failed": r.shards_failed,
+        "retry_of": r.retry_of.map(|id| id.to_string()),
         "opened_at": r.opened_at.to_rfc3339(),
-        "started_at": r.started_at.map(|t| t.to_rfc3339()),
-        "finished_at": r.finished_at.map(|t| t.to_rfc3339()),
+        "started_at": time(r.started_at),
+        "finished_at": time(r.finished_at),
+        "stalled_at": time(r.stalled_at),
         "error": r.error,
-    })
+        "log": r.log,
+    });
+    if let (Some(all), Value::Object(phases)) = (value.as_object_mut(), phases_json(&r.phases)) {
+        all.extend(phases);
+    }
+    value
 }
+
+#[cfg(test)]
+mod tests;

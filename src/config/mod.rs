@@ -8,6 +8,7 @@ mod schedules;
 mod settings;
 pub(crate) mod units;
 
+pub(crate) use schedules::describe;
 pub(crate) use settings::SettingFlags;
 
 use crate::exit::Fail;
@@ -68,6 +69,10 @@ pub(crate) struct Config {
     pub(crate) max_series: u32,
     pub(crate) continue_on_gap: bool,
     pub(crate) retention_us: Option<i64>,
+    pub(crate) run_retention_us: Option<i64>,
+    pub(crate) fleet_silence_us: Option<i64>,
+    pub(crate) lease_us: i64,
+    pub(crate) parallel_tasks: usize,
     pub(crate) http: Option<String>,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) kafka_properties: BTreeMap<String, String>,
@@ -110,7 +115,7 @@ impl Config {
             .map_err(Fail::user)?;
         let mut r = Reader::new(figment);
         let config = Self::read(&mut r);
-        r.finish(&known_names());
+        r.finish(&known_names(&config.schedules));
         if r.mistakes.is_empty() {
             return Ok(Self { shown: r.shown, ..config });
         }
@@ -156,13 +161,28 @@ impl Config {
         });
         let (retention_us, retention_from) =
             r.text(&["retention"], default_of("retention"), duration_or_off, |d| quoted(&show_off(*d)));
+        let at = r.shown.len();
+        let (fleet_silence_us, _) =
+            r.text(&["fleet_silence"], default_of("fleet_silence"), schedules::off_or_from(US_PER_S), |d| {
+                quoted(&show_off(*d))
+            });
+        let (lease_us, _) = duration(r, "lease", US_PER_S);
+        let (parallel_tasks, _) =
+            r.text(&["parallel_tasks"], default_of("parallel_tasks"), task_count, usize::to_string);
         let http = r.optional(&["http"], Some(""));
         check_http(r, http.as_deref());
         let (shutdown_us, _) = duration(r, "shutdown_timeout", 1);
         let kafka_properties = properties(r);
         let readings = readings(r);
-        let schedules = schedules::read(r, interval_us);
-        check_retention(r, retention_us, &retention_from, allowed_lateness_us, &schedules);
+        // One that is there and cannot be read is a mistake of its own.
+        let thins = retention_us.is_some() || r.mistakes.iter().any(|m| m.starts_with("retention: "));
+        let schedules = schedules::read(r, interval_us, thins);
+        let window = schedules.iter().map(|s| s.window_us).max().unwrap_or(0);
+        let reach = Reach { lateness_us: allowed_lateness_us, window_us: window };
+        check_retention(r, retention_us, &retention_from, reach);
+        let after = r.shown.split_off(at);
+        let run_retention_us = run_retention(r, reach);
+        r.shown.extend(after);
         Self {
             kafka,
             topic,
@@ -184,6 +204,10 @@ impl Config {
             max_series,
             continue_on_gap,
             retention_us,
+            run_retention_us,
+            fleet_silence_us,
+            lease_us,
+            parallel_tasks,
             http,
             shutdown_timeout: Duration::from_micros(shutdown_us.unsigned_abs()),
             kafka_properties,
@@ -240,11 +264,13 @@ impl Config {
     }
 }
 
-fn known_names() -> Vec<String> {
+fn known_names(schedules: &[ScheduleSpec]) -> Vec<String> {
     let mut names: Vec<String> = settings::SETTINGS.iter().map(|s| s.key.to_owned()).collect();
     names.extend(READINGS.map(|k| format!("readings.{k}")));
     names.extend(FIELDS.map(|k| format!("readings.fields.{k}")));
-    names.extend(schedules::KEYS.map(|k| format!("schedules.default.{k}")));
+    for schedule in schedules {
+        names.extend(schedules::KEYS.map(|k| format!("schedules.{}.{k}", schedule.name)));
+    }
     names
 }
 
@@ -337,6 +363,13 @@ fn series_count(text: &str) -> Result<u32, String> {
     }
 }
 
+fn task_count(text: &str) -> Result<usize, String> {
+    match text.trim().parse::<usize>() {
+        Ok(n) if (1..=1024).contains(&n) => Ok(n),
+        _ => Err(format!("`{text}` is not a whole number from 1 to 1024")),
+    }
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     text.trim().parse().map_err(|_| format!("`{text}` is neither `true` nor `false`"))
 }
@@ -394,25 +427,44 @@ fn check_http(r: &mut Reader, http: Option<&str>) {
     }
 }
 
-fn check_retention(
-    r: &mut Reader,
-    retention_us: Option<i64>,
-    origin: &str,
+/// How far back a reading may change something: what is kept must be kept at least so long.
+#[derive(Clone, Copy)]
+struct Reach {
     lateness_us: i64,
-    schedules: &[ScheduleSpec],
-) {
-    let window = schedules.iter().map(|s| s.window_us).max().unwrap_or(0);
-    if let Some(us) = retention_us
-        && us < lateness_us + window
-    {
-        let what = format!(
-            "`{}` is shorter than allowed_lateness ({}) plus the longest window ({}): late readings would find no pane",
+    window_us: i64,
+}
+
+impl Reach {
+    /// What is wrong with keeping something no longer than this.
+    fn check(self, us: i64, missing: &str) -> Result<(), String> {
+        let Self { lateness_us, window_us } = self;
+        if us >= lateness_us + window_us {
+            return Ok(());
+        }
+        Err(format!(
+            "`{}` is shorter than allowed_lateness ({}) plus the longest window ({}): late readings would find no {missing}",
             show_duration(us),
             show_duration(lateness_us),
-            show_duration(window)
-        );
+            show_duration(window_us)
+        ))
+    }
+}
+
+fn check_retention(r: &mut Reader, retention_us: Option<i64>, origin: &str, reach: Reach) {
+    if let Some(Err(what)) = retention_us.map(|us| reach.check(us, "pane")) {
         r.mistake(&["retention"], &what, origin);
     }
+}
+
+/// The default gives way to a longer reach; what is asked for does not.
+fn run_retention(r: &mut Reader, reach: Reach) -> Option<i64> {
+    let usual = duration_us(default_of("run_retention")).unwrap_or(0);
+    let default = show_duration(usual.max(reach.lateness_us + reach.window_us));
+    let parse = |t: &str| match duration_or_off(t)? {
+        Some(us) => reach.check(us, "run").map(|()| Some(us)),
+        None => Ok(None),
+    };
+    r.text(&["run_retention"], &default, parse, |d| quoted(&show_off(*d))).0
 }
 
 /// librdkafka's names have dots; the environment cannot hold them, so `_` stands for a dot there.

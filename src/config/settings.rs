@@ -25,7 +25,7 @@ const fn setting(
 }
 
 /// All of them, in the order they are shown.
-pub(crate) const SETTINGS: [Setting; 22] = [
+pub(crate) const SETTINGS: [Setting; 26] = [
     setting("kafka", "kafka", "", "Kafka's host:port list, or an Event Hubs connection string"),
     Setting { many: true, ..setting("topic", "topic", "readings", "Topic of readings; may be repeated") },
     setting("group", "group", "", "Consumer group [default: fleetscore-<store id>]"),
@@ -51,6 +51,15 @@ pub(crate) const SETTINGS: [Setting; 22] = [
         "Offsets that the broker no longer has: stop or continue",
     ),
     setting("retention", "retention", "off", "How long panes are kept behind the newest interval, or off"),
+    setting("run_retention", "run-retention", "90d", "How long ended runs stay in the history, or off"),
+    setting(
+        "fleet_silence",
+        "fleet-silence",
+        "10m",
+        "A fleet of which nothing comes for so long is an event, or off",
+    ),
+    setting("lease", "lease", "60s", "A worker not heard of for so long loses its shards to others"),
+    setting("parallel_tasks", "parallel-tasks", "2", "Shards that a process scores at once"),
     setting("http", "http", "", "Address of /healthz and /readyz, for example 127.0.0.1:8080"),
     setting("shutdown_timeout", "shutdown-timeout", "25s", "How long a shutdown may take"),
 ];

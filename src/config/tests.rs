@@ -55,7 +55,48 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(c.schedules.len(), 1);
     let s = &c.schedules[0];
     assert_eq!((s.name.as_str(), s.window_us, s.hop_us), ("default", seconds(60), seconds(60)));
-    assert_eq!((s.max_age_us, s.rescore_delay_us, s.republish_gap_us), (None, seconds(30), seconds(600)));
+    assert_eq!((s.max_age_us, s.rescore_delay_us), (None, Some(seconds(30))));
+    assert_eq!(s.republish_gap_us, seconds(600));
+    assert_eq!((c.lease_us, c.parallel_tasks), (seconds(60), 2));
+    assert_eq!((c.run_retention_us, c.fleet_silence_us), (Some(seconds(90 * 86_400)), Some(seconds(600))));
+}
+
+#[test]
+fn workers_leases_and_what_is_kept_of_runs() {
+    let day = 86_400 * US_PER_S;
+    let of = |flags: &[(&str, &[&str])]| load("", &[], flags);
+    let c = of(&[("lease", &["1s"]), ("parallel_tasks", &["16"]), ("fleet_silence", &["off"])]).ok().unwrap();
+    assert_eq!((c.lease_us, c.parallel_tasks, c.fleet_silence_us), (US_PER_S, 16, None));
+    assert_eq!(of(&[("run_retention", &["off"])]).ok().unwrap().run_retention_us, None);
+    assert_eq!(of(&[("run_retention", &["8d"])]).ok().unwrap().run_retention_us, Some(8 * day));
+    let long = of(&[("allowed_lateness", &["120d"]), ("interval", &["1h"])]).ok().unwrap();
+    assert_eq!(
+        long.run_retention_us,
+        Some(120 * day + day / 24),
+        "the default reaches as far as readings do"
+    );
+    for (key, value, said) in [
+        ("lease", "500ms", "lease: `500ms` is too short: at least 1s"),
+        ("lease", "off", "lease: `off` is not a duration"),
+        ("parallel_tasks", "0", "parallel_tasks: `0` is not a whole number from 1 to 1024"),
+        (
+            "run_retention",
+            "1d",
+            "run_retention: `1d` is shorter than allowed_lateness (7d) plus the longest window",
+        ),
+        (
+            "run_retention",
+            "7d",
+            "run_retention: `7d` is shorter than allowed_lateness (7d) plus the longest window",
+        ),
+        ("fleet_silence", "0s", "fleet_silence: `0s` is too short: at least 1s"),
+        ("fleet_silence", "never", "fleet_silence: `never` is not a duration"),
+    ] {
+        let text = of(&[(key, &[value])]).err().unwrap();
+        assert!(text.contains(said), "{key} {value}: {text}");
+    }
+    let longer = load("run_retention = \"8d\"\n[schedules.s]\nwindow = \"2d\"\n", &[], &[]).err().unwrap();
+    assert!(longer.contains("run_retention: `8d` is shorter"), "{longer}");
 }
 
 #[test]
