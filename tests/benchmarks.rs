@@ -1,10 +1,15 @@
-//! A small form of `benchmarks/million`: import from Parquet, windows, run and publication of some thousand models. Counts
-//! and decisions are checked against plain arithmetic; times are printed and judge nothing.
+//! Small forms of benchmarks whose counts, labels and decisions are checked against plain arithmetic; times are printed and
+//! judge nothing.
+//!
+//! `million`: import from Parquet, windows, run and publication of some thousand models. `workers`: four processes that are
+//! killed and stopped past their leases at random. `rescore`: another model set over what is published, under a reader.
 
 use crate::harness::database::Database;
 use crate::harness::{Servers, Test};
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::million::{Scenario, measure};
+use fleetscore_benchmarks::rescore;
+use fleetscore_benchmarks::workers::{Site, faults};
 use libtest_mimic::Trial;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +25,14 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
             million(&on_postgres, &Database::postgres(&on_postgres))
         }),
         Trial::test("benchmarks::million_sqlite", move || million(&on_sqlite, &Database::sqlite(&on_sqlite))),
+        Trial::test("benchmarks::workers_under_faults", {
+            let servers = servers.clone();
+            move || workers_under_faults(&servers)
+        }),
+        Trial::test("benchmarks::rescore_under_a_reader", {
+            let servers = servers.clone();
+            move || rescore_under_a_reader(&servers)
+        }),
     ]
 }
 
@@ -43,5 +56,47 @@ fn million(servers: &Servers, database: &Database) -> Test {
             run.in_sql, run.published, run.process
         );
     }
+    Ok(())
+}
+
+fn site(servers: &Servers, name: &str, shards: u32, lease: &str) -> Site {
+    Site {
+        fleetscore: PathBuf::from(env!("CARGO_BIN_EXE_fleetscore")),
+        store: Database::postgres(servers).setting(),
+        folder: servers.folder(name),
+        shards,
+        lease: lease.to_owned(),
+    }
+}
+
+/// Every interval once, by four workers of which one is always dead, asleep or late.
+fn workers_under_faults(servers: &Servers) -> Test {
+    let scenario = faults::Scenario {
+        site: site(servers, "workers", 4, "1s"),
+        series: 600,
+        intervals: 24,
+        workers: 4,
+        faults: 16,
+        fault_every: 0.6,
+        stop_seconds: 1.5,
+        seed: u64::from(std::process::id()),
+    };
+    eprintln!("benchmarks::workers_under_faults: seed {}", scenario.seed);
+    let measured = tokio::runtime::Runtime::new()?.block_on(faults::measure(&scenario))?;
+    assert!(measured.kills + measured.stops >= scenario.faults);
+    let proved = measured.proved;
+    assert_eq!((proved.intervals, proved.shards), (24, 24 * 4));
+    assert_eq!((proved.rows, proved.published), (24 * 600, 24 * 600));
+    eprintln!("{measured:?}");
+    Ok(())
+}
+
+/// Dry run, run and arithmetic agree; a reader sees every interval whole.
+fn rescore_under_a_reader(servers: &Servers) -> Test {
+    let scenario =
+        rescore::Scenario { site: site(servers, "rescore", 3, "30s"), series: 400, intervals: 16, seed: 1 };
+    let measured = tokio::runtime::Runtime::new()?.block_on(rescore::measure(&scenario))?;
+    assert!(measured.changes > 0 && measured.polls > 1);
+    eprintln!("{measured:?}");
     Ok(())
 }

@@ -64,7 +64,7 @@ fn five_times(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     servers.kafka().create_topic(&topic, 4);
     let fleetscore = pipeline(servers, data, &database, &topic)
         .with("--checkpoint-interval", "1s")
-        .config("[schedules.default]\nrescore_delay = \"1s\"\n");
+        .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n");
     let seed = std::process::id() as u64;
     eprintln!("kill::five_times: seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -94,8 +94,8 @@ fn joined_and_left(servers: &Servers, data: &Dataset) -> Test {
     let database = Database::postgres(servers);
     let topic = topic("join");
     servers.kafka().create_topic(&topic, 4);
-    let fleetscore =
-        pipeline(servers, data, &database, &topic).config("[schedules.default]\nrescore_delay = \"1s\"\n");
+    let fleetscore = pipeline(servers, data, &database, &topic)
+        .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n");
     let (first, _scorer) = (fleetscore.start(&["aggregate"]), fleetscore.start(&["score"]));
     std::thread::scope(|scope| {
         let sender = send_slowly(scope, servers, &topic, data, 20);
@@ -122,7 +122,7 @@ fn stopped_and_woken(servers: &Servers, data: &Dataset) -> Test {
     let topic = topic("stopped");
     servers.kafka().create_topic(&topic, 4);
     let fleetscore = pipeline(servers, data, &database, &topic)
-        .config("[schedules.default]\nrescore_delay = \"1s\"\n")
+        .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n")
         .with("--checkpoint-interval", "30s");
     let (first, _scorer) = (fleetscore.start(&["aggregate"]), fleetscore.start(&["score"]));
     std::thread::scope(|scope| {

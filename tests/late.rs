@@ -71,8 +71,8 @@ fn held_back(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     let database = if sqlite { Database::sqlite(servers) } else { Database::postgres(servers) };
     let topic = topic("late");
     servers.kafka().create_topic(&topic, 4);
-    let fleetscore =
-        pipeline(servers, data, &database, &topic).config("[schedules.default]\nrescore_delay = \"1s\"\n");
+    let fleetscore = pipeline(servers, data, &database, &topic)
+        .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n");
     let mut random = fastrand::Rng::with_seed(11);
     let (early, late): (Vec<Reading>, Vec<Reading>) =
         data.readings.iter().cloned().partition(|_| random.u32(0..10) > 0);

@@ -15,9 +15,11 @@ mod kill;
 mod late;
 mod models;
 mod oracle;
+mod outages;
 mod pickles;
 mod readme_sql;
 mod restart;
+mod schedules;
 mod training;
 
 use harness::Servers;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         late::trials,
         kill::trials,
         restart::trials,
+        schedules::trials,
+        outages::trials,
         bad_lines::trials,
         blobs::trials,
         pickles::trials,

@@ -123,7 +123,15 @@ impl Service {
         self.child.wait().ok()
     }
 
-    fn signal(&mut self, signal: i32) {
+    /// Ends it at once, without a chance to clean up.
+    pub fn kill(&mut self) {
+        self.signal(libc::SIGKILL);
+        // Only an error where it has been waited for already.
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal, if it still runs.
+    pub fn signal(&mut self, signal: i32) {
         if self.ended().is_none() {
             // SAFETY: the child has not been waited for, so the id is still its own.
             unsafe { libc::kill(self.child.id() as i32, signal) };

@@ -10,8 +10,10 @@ pub mod fleet;
 pub mod million;
 pub mod model_file;
 pub mod report;
+pub mod rescore;
 pub mod server;
 pub mod windows;
+pub mod workers;
 
 /// Why a benchmark could not be run, or what it found wrong: a sentence for the person who runs it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

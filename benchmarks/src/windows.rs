@@ -155,8 +155,14 @@ mod tests {
         assert_eq!((progress.rows[0].watermark, progress.rows[0].next_offset), (Some(end), 2));
         for pane in 0..2 {
             let interval = Interval::starting(start.plus_us(i64::from(pane) * minute), minute);
-            let batches: Vec<RecordBatch> =
-                filler.store().windows(interval).await.unwrap().try_collect().await.unwrap();
+            let batches: Vec<RecordBatch> = filler
+                .store()
+                .windows(interval, &fleetscore_store::Selection::ALL)
+                .await
+                .unwrap()
+                .try_collect()
+                .await
+                .unwrap();
             let mut row = 0;
             for batch in batches {
                 let column = |name: &str| batch.column_by_name(name).unwrap();

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::Mac;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -23,22 +23,58 @@ pub struct Azurite {
     /// The server.
     pub process: Process,
     port: u16,
+    folder: PathBuf,
     containers: AtomicU32,
+}
+
+/// A server on disk that is down; its data and its port are kept.
+#[derive(Debug)]
+pub struct Stopped {
+    folder: PathBuf,
+    port: u16,
+    containers: u32,
+}
+
+impl Stopped {
+    /// Starts it again.
+    pub fn start(self) -> Azurite {
+        Azurite::serve(&self.folder, self.port, Some(self.folder.join("data")), self.containers)
+    }
 }
 
 impl Azurite {
     /// Starts it in memory.
     pub fn start(folder: &Path) -> Self {
-        let port = free_port();
+        Self::serve(folder, free_port(), None, 0)
+    }
+
+    /// Starts it on disk, so that it can be killed and brought back.
+    pub fn start_on_disk(folder: &Path) -> Self {
+        Self::serve(folder, free_port(), Some(folder.join("data")), 0)
+    }
+
+    /// Stops it; [`Stopped::start`] brings back one that was started on disk. (Not by a kill: it writes its list of blobs
+    /// only now and then.)
+    pub fn stop(self) -> Stopped {
+        self.process.stop();
+        let containers = self.containers.load(Ordering::Relaxed);
+        Stopped { folder: self.folder.clone(), port: self.port, containers }
+    }
+
+    fn serve(folder: &Path, port: u16, data: Option<PathBuf>, containers: u32) -> Self {
         let mut command = Command::new("node");
         command.arg(setup_variable("FLEETSCORE_TEST_AZURITE"));
-        command.args(["--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]);
+        command.args(["--disableTelemetry", "--skipApiVersionCheck"]);
+        match data {
+            Some(data) => command.arg("--location").arg(data),
+            None => command.arg("--inMemoryPersistence"),
+        };
         command
             .args(["--blobPort", &port.to_string(), "--queuePort", "0", "--tablePort", "0"])
             .current_dir(folder);
         let process = Process::spawn(command, &folder.join("azurite.log"), libc::SIGTERM);
         process.wait_for_output("Blob service is successfully listening", Duration::from_secs(60));
-        Self { process, port, containers: AtomicU32::new(0) }
+        Self { process, port, folder: folder.to_owned(), containers: AtomicU32::new(containers) }
     }
 
     /// What a client of the emulator needs in its environment.

@@ -17,7 +17,23 @@ pub struct Postgres {
     /// The server.
     pub process: Process,
     port: u16,
+    folder: PathBuf,
     databases: AtomicU32,
+}
+
+/// A server that is down; its data and its port are kept.
+#[derive(Debug)]
+pub struct Stopped {
+    folder: PathBuf,
+    port: u16,
+    databases: u32,
+}
+
+impl Stopped {
+    /// Starts it again.
+    pub fn start(self) -> Postgres {
+        Postgres::serve(&self.folder, self.port, self.databases)
+    }
 }
 
 fn command(program: &Path) -> Command {
@@ -43,17 +59,38 @@ impl Postgres {
             .output()
             .expect("initdb starts");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let port = free_port();
+        Self::serve(folder, free_port(), 0)
+    }
+
+    /// Stops it as a crash would, without a chance to finish anything; [`Stopped::start`] brings it back.
+    pub fn crash(self) -> Stopped {
+        // Immediate shutdown: sessions are cut off, recovery runs at the next start.
+        self.process.signal(libc::SIGQUIT);
+        self.process.wait(Duration::from_secs(20)).expect("PostgreSQL ends");
+        Stopped {
+            folder: self.folder.clone(),
+            port: self.port,
+            databases: self.databases.load(Ordering::Relaxed),
+        }
+    }
+
+    fn serve(folder: &Path, port: u16, databases: u32) -> Self {
+        let bin = PathBuf::from(setup_variable("FLEETSCORE_TEST_PG_BIN"));
         let mut server = command(&bin.join("postgres"));
-        server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        server.arg("-D").arg(folder.join("data")).args([
+            "-p",
+            &port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
         server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
         server.args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]);
         server.current_dir(folder);
         // SIGINT is PostgreSQL's fast shutdown.
         let log = folder.with_extension("log");
         let process = Process::spawn(server, &log, libc::SIGINT);
-        process.wait_for_output("ready to accept connections", Duration::from_secs(30));
-        Self { process, port, databases: AtomicU32::new(0) }
+        process.wait_for_output("ready to accept connections", Duration::from_secs(60));
+        Self { process, port, folder: folder.to_owned(), databases: AtomicU32::new(databases) }
     }
 
     /// A URL of a database of the server.
