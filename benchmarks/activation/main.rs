@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use fleetscore_benchmarks::activation::{self, Scenario};
+use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
 use fleetscore_benchmarks::{Result, child};
@@ -30,35 +31,19 @@ struct Args {
     /// Makes the models and the windows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
-    /// Also write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run(Args::parse()))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("activation: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    command::main("activation", run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("Activation and rollback under load");
     let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
     report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
-    let server = Postgres::start(&args.pg_bin)?;
+    let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
     let scenario = Scenario {
@@ -73,5 +58,5 @@ async fn run(args: Args) -> Result<()> {
     };
     let measured = activation::measure(&scenario).await?;
     activation::report(&mut report, &scenario, &measured);
-    report.publish(args.json.as_deref())
+    report.publish(args.common.json.as_deref())
 }

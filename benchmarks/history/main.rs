@@ -1,6 +1,7 @@
 //! `benchmarks/history/run.sh`: how long a look at runs takes with thousands of them, and how they go.
 
 use clap::Parser;
+use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
 use fleetscore_benchmarks::server::{Postgres, psql};
 use fleetscore_benchmarks::{Result, child};
@@ -23,17 +24,8 @@ struct Args {
     /// Times that each look is taken.
     #[arg(long, default_value_t = 15)]
     repeats: u32,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
-    /// Also write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Start of the first interval: 2026-01-01T00:00:00Z.
@@ -55,19 +47,12 @@ const VIEWS: &[(&str, &str)] = &[
 ];
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run(Args::parse()))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("history: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    command::main("history", run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("A history of runs");
-    let server = Postgres::start(&args.pg_bin)?;
+    let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     report.setting(
         "looks",
@@ -105,7 +90,7 @@ async fn run(args: Args) -> Result<()> {
             report.goal(Goal::at_most(format!("{kind}: every look at 10,000 runs, ms"), 100.0, slowest));
         }
     }
-    report.publish(args.json.as_deref())
+    report.publish(args.common.json.as_deref())
 }
 
 /// Milliseconds of each look at a store with so many runs.

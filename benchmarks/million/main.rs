@@ -1,6 +1,7 @@
 //! `benchmarks/million/run.sh`: one window for each of 10 k, 100 k and 1 M models, PostgreSQL and SQLite.
 
 use clap::{Parser, ValueEnum};
+use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::million::{self, Measured, Scenario};
 use fleetscore_benchmarks::report::Report;
@@ -27,17 +28,8 @@ struct Args {
     /// Makes the models and the windows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
-    /// Also write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,14 +39,7 @@ enum Kind {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run(Args::parse()))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("million: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    command::main("million", run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<()> {
@@ -71,7 +56,7 @@ async fn run(args: Args) -> Result<()> {
     models.sort_unstable();
     for kind in &args.store {
         let server = match kind {
-            Kind::Postgres => Some(Postgres::start(&args.pg_bin)?),
+            Kind::Postgres => Some(Postgres::start(&args.common.pg_bin)?),
             Kind::Sqlite => None,
         };
         if let Some(server) = &server {
@@ -85,7 +70,7 @@ async fn run(args: Args) -> Result<()> {
         let name = if server.is_some() { "PostgreSQL" } else { "SQLite" };
         million::report(&mut report, name, &measured);
     }
-    report.publish(args.json.as_deref())
+    report.publish(args.common.json.as_deref())
 }
 
 async fn one(args: &Args, server: Option<&Postgres>, models: u32) -> Result<Measured> {

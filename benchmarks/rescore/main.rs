@@ -1,6 +1,7 @@
 //! `benchmarks/rescore/run.sh`: a day scored again with another model set, while a reader polls what is published.
 
 use clap::Parser;
+use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::rescore::{self, Scenario};
 use fleetscore_benchmarks::server::Postgres;
@@ -27,35 +28,19 @@ struct Args {
     /// Makes the models and the windows.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
-    /// Also write the results as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run(Args::parse()))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("rescore: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    command::main("rescore", run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("A day scored again with another model set");
     let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
     report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
-    let server = Postgres::start(&args.pg_bin)?;
+    let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
     let site = Site {
@@ -68,5 +53,5 @@ async fn run(args: Args) -> Result<()> {
     let scenario = Scenario { site, series: args.series, intervals: args.intervals, seed: args.seed };
     let measured = rescore::measure(&scenario).await?;
     rescore::report(&mut report, &scenario, &measured);
-    report.publish(args.json.as_deref())
+    report.publish(args.common.json.as_deref())
 }

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod bare;
 pub mod child;
+pub mod command;
 pub mod fleet;
 pub mod million;
 pub mod model_file;

@@ -1,6 +1,7 @@
 //! `benchmarks/workers/run.sh`: several `score` processes on one PostgreSQL, under faults and in growing and falling number.
 
 use clap::{Parser, Subcommand};
+use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
 use fleetscore_benchmarks::workers::{Site, faults, scale};
@@ -20,18 +21,8 @@ struct Args {
     /// Shards of each run.
     #[arg(long, global = true, default_value_t = 4)]
     shards: u32,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        global = true,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
-    /// Also write the results as JSON.
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     what: What,
 }
@@ -80,14 +71,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run(Args::parse()))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("workers: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    command::main("workers", run(Args::parse()))
 }
 
 async fn run(args: Args) -> Result<()> {
@@ -98,12 +82,12 @@ async fn run(args: Args) -> Result<()> {
     let mut report = Report::new(name);
     let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
     report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
-    let server = Postgres::start(&args.pg_bin)?;
+    let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
     let store = server.database("fleet")?;
     measure(&args, folder.path(), store, &mut report).await.inspect_err(|_| keep_logs(folder.path()))?;
-    report.publish(args.json.as_deref())
+    report.publish(args.common.json.as_deref())
 }
 
 async fn measure(args: &Args, folder: &Path, store: String, report: &mut Report) -> Result<()> {

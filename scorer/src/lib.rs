@@ -21,6 +21,7 @@ pub mod diff;
 pub mod error;
 mod filters;
 mod janitor;
+mod leases;
 pub mod meter;
 pub mod models;
 mod outages;

@@ -94,19 +94,7 @@ mod tests {
     use uuid::Uuid;
 
     fn row(name: &str) -> ScheduleRow {
-        ScheduleRow {
-            spec: ScheduleSpec::new(name, 60_000_000),
-            revision: 0,
-            first_interval: None,
-            covered_until: None,
-            pause: None,
-            looked_at: None,
-            missed: None,
-            fired_at: None,
-            released_until: None,
-            roster_until: None,
-            created_at: Timestamp(0),
-        }
+        ScheduleRow::new(ScheduleSpec::new(name, 60_000_000), Timestamp(0))
     }
 
     #[test]

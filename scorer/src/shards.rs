@@ -16,8 +16,16 @@ pub(crate) fn shard_cuts(last_series: SeriesId, shards: Option<u32>) -> Vec<Seri
     (1..shards).filter_map(|i| SeriesId::try_from(cut(i)).ok()).collect()
 }
 
+/// The cuts of a run over so many selected series of the fleet, or over all of them: a few are not worth a transaction for each
+/// shard of the fleet, however many are asked for.
+pub(crate) fn cuts_of(last_series: SeriesId, shards: Option<u32>, selected: Option<u64>) -> Vec<SeriesId> {
+    let Some(selected) = selected else { return shard_cuts(last_series, shards) };
+    let enough = shard_count(u32::try_from(selected).unwrap_or(u32::MAX));
+    shard_cuts(last_series, Some(shards.map_or(enough, |shards| shards.min(enough))))
+}
+
 /// How many shards so many series are worth.
-pub(crate) fn shard_count(series: u32) -> u32 {
+fn shard_count(series: u32) -> u32 {
     series.div_ceil(SERIES).clamp(1, MOST)
 }
 

@@ -8,6 +8,7 @@ pub(crate) use keep::set_of;
 use crate::backoff::Backoff;
 use crate::error::{Result, ScorerError};
 use crate::filters::{Wanted, select};
+use crate::leases::until_lost;
 use crate::meter::Meter;
 use crate::outages::What;
 use crate::plan::{Predictions, ScoreError, Scored, ScoringTable, Windows, score};
@@ -16,8 +17,8 @@ use fleetscore_schemas::codes::Classify;
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::Interval;
 use fleetscore_store::{
-    Committed, GivenBack, Outcome, PredictionCommit, Retry, Rules, RunCounts, ScheduleSpec, SourceError,
-    Store, StoreError, Task, TaskClaim, TaskFailure,
+    Committed, GivenBack, PredictionCommit, Retry, Rules, RunCounts, ScheduleSpec, SourceError, Store,
+    StoreError, Task, TaskClaim, TaskFailure,
 };
 use futures::{StreamExt, TryStreamExt};
 use keep::{asked_for, keep, mendable};
@@ -217,19 +218,9 @@ fn finished(done: Result<Option<Stored>>) -> Ended {
 
 /// Renews the lease for as long as it is ours.
 async fn renew(shared: &Shared, task: &Task) {
-    let third = Duration::from_micros(shared.options.lease_us.max(3).unsigned_abs() / 3);
-    let mut pause = third;
-    loop {
-        tokio::time::sleep(pause).await;
-        match shared.store.renew_task(task, shared.options.lease_us).await {
-            Ok(Outcome::Done) => pause = third,
-            Ok(Outcome::Fenced) => return,
-            Err(e) => {
-                tracing::debug!(run = %task.run_id, "the lease could not be renewed: {e}");
-                pause = third.min(Duration::from_secs(1));
-            }
-        }
-    }
+    let (store, lease_us) = (&*shared.store, shared.options.lease_us);
+    let what = format!("shard {} of run {}", task.shard, task.run_id);
+    until_lost(lease_us, &what, || store.renew_task(task, lease_us)).await;
 }
 
 /// Pauses before a run is tried again whose transaction met another one.

@@ -2,7 +2,7 @@
 
 use super::{Answer, Look, NO_MODEL_SET, Question};
 use crate::models::misfit;
-use crate::shards::{shard_count, shard_cuts};
+use crate::shards::cuts_of;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::status::{RunCause, RunScope, RunState};
 use fleetscore_schemas::time::Interval;
@@ -81,13 +81,10 @@ impl Look<'_> {
         }
     }
 
-    /// Cuts of a run over all series, or over so many of them that are stale: a few are not worth a transaction for each
-    /// shard of the fleet.
+    /// Cuts of a run over all series, or over so many of them that are stale.
     fn cuts(&mut self, schedule: &ScheduleRow, stale: Option<u64>) -> Vec<SeriesId> {
         let Some(Answer::LastSeries(last)) = self.ask(Question::LastSeries) else { return Vec::new() };
-        let shards = schedule.spec.shards.unwrap_or_else(|| shard_count(*last));
-        let enough = stale.map_or(u32::MAX, |n| shard_count(u32::try_from(n).unwrap_or(u32::MAX)));
-        shard_cuts(*last, Some(shards.min(enough)))
+        cuts_of(*last, schedule.spec.shards, stale)
     }
 
     /// Runs that wait for a model set start when there is one that fits their schedule.

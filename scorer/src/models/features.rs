@@ -74,19 +74,10 @@ mod tests {
     use fleetscore_store::CatchUp;
 
     fn row(name: &str, features: &[Feature]) -> ScheduleRow {
-        ScheduleRow {
-            spec: ScheduleSpec { features: features.to_vec(), ..schedule(name, 1, 1, CatchUp::All) },
-            revision: 0,
-            first_interval: None,
-            covered_until: None,
-            pause: None,
-            looked_at: None,
-            missed: None,
-            fired_at: None,
-            released_until: None,
-            roster_until: None,
-            created_at: Timestamp(0),
-        }
+        ScheduleRow::new(
+            ScheduleSpec { features: features.to_vec(), ..schedule(name, 1, 1, CatchUp::All) },
+            Timestamp(0),
+        )
     }
 
     #[test]

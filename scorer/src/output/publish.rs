@@ -14,6 +14,7 @@ use super::rows::{Counts, Summary};
 use super::scratch::{Body, Scratch};
 use super::{csv, parquet};
 use crate::blobs::{BlobError, Blobs};
+use crate::leases::until_lost;
 use ::parquet::errors::ParquetError;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -26,7 +27,6 @@ use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, Up
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The object that says what is published, written last.
@@ -210,22 +210,8 @@ pub async fn publish(
 /// Renews the lease until it is lost. A publication that failed and is tried again renews it only where it works on for
 /// a while: what one process cannot do is left to another.
 async fn lost(store: &dyn Store, publication: &Publication, lease_us: i64) {
-    let third = Duration::from_micros(lease_us.max(3).unsigned_abs() / 3);
-    let mut pause = third;
-    loop {
-        tokio::time::sleep(pause).await;
-        match store.renew_publication(publication, lease_us).await {
-            Ok(Outcome::Done) => pause = third,
-            Ok(Outcome::Fenced) => return,
-            Err(e) => {
-                tracing::debug!(
-                    interval = %publication.interval,
-                    "the lease of a publication could not be renewed: {e}"
-                );
-                pause = third.min(Duration::from_secs(1));
-            }
-        }
-    }
+    let what = format!("the publication of {}", publication.interval);
+    until_lost(lease_us, &what, || store.renew_publication(publication, lease_us)).await;
 }
 
 /// Puts all objects.

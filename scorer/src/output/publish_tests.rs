@@ -10,6 +10,7 @@ use fleetscore_store::{
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// No test takes that long.
 const LEASE_US: i64 = 600_000_000;

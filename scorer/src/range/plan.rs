@@ -6,7 +6,7 @@ use crate::error::{Result, ScorerError};
 use crate::filters::{Wanted, select};
 use crate::models::misfit;
 use crate::service::Shared;
-use crate::shards::{shard_count, shard_cuts};
+use crate::shards::cuts_of;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::{Interval, Timestamp};
@@ -175,11 +175,9 @@ fn scored_with(runs: &[RunRow], interval: Interval, spec: &ScheduleSpec) -> Opti
     set_of(&past, spec)
 }
 
-/// Where a run over this selection is cut: a few series are not worth a transaction for each shard of the fleet.
+/// Where a run over this selection is cut.
 pub(super) fn cuts(selection: &Selection, last_series: SeriesId, spec: &ScheduleSpec) -> Vec<SeriesId> {
-    let Some(ids) = &selection.ids else { return shard_cuts(last_series, spec.shards) };
-    let enough = shard_count(u32::try_from(ids.len()).unwrap_or(u32::MAX));
-    shard_cuts(last_series, Some(spec.shards.map_or(enough, |shards| shards.min(enough))))
+    cuts_of(last_series, spec.shards, selection.ids.as_ref().map(|ids| ids.len() as u64))
 }
 
 #[cfg(test)]

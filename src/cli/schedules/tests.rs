@@ -7,19 +7,7 @@ const NOW: Timestamp = Timestamp(1_767_225_600 * US_PER_S);
 
 /// A schedule that was just made.
 pub(super) fn row(name: &str) -> ScheduleRow {
-    ScheduleRow {
-        spec: ScheduleSpec::new(name, 60 * US_PER_S),
-        revision: 0,
-        first_interval: None,
-        covered_until: None,
-        pause: None,
-        looked_at: None,
-        missed: None,
-        fired_at: None,
-        released_until: None,
-        roster_until: None,
-        created_at: NOW,
-    }
+    ScheduleRow::new(ScheduleSpec::new(name, 60 * US_PER_S), NOW)
 }
 
 #[test]

@@ -26,19 +26,7 @@ impl State {
             }
             return Ok(());
         }
-        let row = ScheduleRow {
-            spec: spec.clone(),
-            revision: 0,
-            first_interval: None,
-            covered_until: None,
-            pause: None,
-            looked_at: None,
-            missed: None,
-            fired_at: None,
-            released_until: None,
-            roster_until: None,
-            created_at: now,
-        };
+        let row = ScheduleRow::new(spec.clone(), now);
         self.schedules.insert(spec.name.clone(), row);
         Ok(())
     }

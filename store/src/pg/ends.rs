@@ -4,6 +4,7 @@
 
 use super::PgStore;
 use super::events::{Step, step};
+use super::runs::counts;
 use super::tasks::{TaskEnd, end_attempt};
 use super::types::{RowExt, Us, clean};
 use super::watch::{ending_blockers, ending_former_holders};
@@ -66,14 +67,7 @@ async fn add(tx: &Transaction<'_>, task: &Task, share: &Share) -> Result<Option<
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let counts = RunCounts {
-        scored: row.at(0)?,
-        anomalies: row.at(1)?,
-        no_data: row.at(2)?,
-        no_model: row.at(3)?,
-        model_error: row.at(4)?,
-        input_invalid: row.at(5)?,
-    };
+    let counts = counts(&row, 0)?;
     let shards = row.at::<i32>(6)?.into();
     let totals = RunTotals { counts, shards, shards_failed: row.at::<i32>(7)?.into() };
     Ok(Some(Sum { totals, done: row.at::<i32>(8)?.into(), changed: row.at(9)? }))

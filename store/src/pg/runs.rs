@@ -85,7 +85,7 @@ pub(super) async fn runs(store: &PgStore, filter: &RunFilter) -> Result<Vec<RunR
     client.query(&sql, &of.values).await?.iter().map(run).collect()
 }
 
-fn counts(row: &Row, at: usize) -> Result<RunCounts> {
+pub(super) fn counts(row: &Row, at: usize) -> Result<RunCounts> {
     Ok(RunCounts {
         scored: row.at(at)?,
         anomalies: row.at(at + 1)?,

@@ -212,6 +212,25 @@ pub struct ScheduleRow {
     pub created_at: Timestamp,
 }
 
+impl ScheduleRow {
+    /// A schedule that was just made: nothing has looked at it yet.
+    pub fn new(spec: ScheduleSpec, created_at: Timestamp) -> Self {
+        Self {
+            spec,
+            revision: 0,
+            first_interval: None,
+            covered_until: None,
+            pause: None,
+            looked_at: None,
+            missed: None,
+            fired_at: None,
+            released_until: None,
+            roster_until: None,
+            created_at,
+        }
+    }
+}
+
 /// One row of the log of changed panes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChangedPane {
