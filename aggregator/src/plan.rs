@@ -11,10 +11,9 @@
 //! of the query. The physical plans are made once and kept: planning the query from SQL text costs thirty times a run
 //! over a thousand rows.
 
-use crate::error::AggregatorError;
 use crate::udaf::PartialOf;
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion_common::{DataFusionError, Result as DfResult};
 use datafusion_execution::{SendableRecordBatchStream, TaskContext};
 use datafusion_expr::AggregateUDF;
@@ -26,81 +25,10 @@ use datafusion_physical_plan::memory::MemoryStream;
 use datafusion_physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion_physical_plan::union::UnionExec;
 use datafusion_physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states};
-use fleetscore_schemas::delta::timestamp_type;
+use fleetscore_aggregator_core::{AggregatorError, Pending};
 use fleetscore_schemas::time::PaneGrid;
-use fleetscore_state::{accumulate::deltas_of, admit::Admitted};
+use fleetscore_state::accumulate::deltas_of;
 use std::sync::{Arc, Mutex};
-
-/// Rows are frozen into a batch when there are so many: small enough for the cache, large enough to amortise a call.
-const BATCH_ROWS: usize = 8192;
-const ROW_BYTES: usize = 24;
-/// Key, count, sum, m2, min, max, and time and value of the first and of the last.
-const STATE_BYTES: usize = 80;
-
-/// Readings and partial states since the last checkpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    keys: Vec<u64>,
-    ts: Vec<i64>,
-    values: Vec<f64>,
-    rows: Vec<RecordBatch>,
-    row_count: usize,
-    states: Vec<RecordBatch>,
-    state_bytes: usize,
-}
-
-impl Pending {
-    /// Adds accepted readings.
-    pub(crate) fn push(&mut self, admitted: &mut Admitted) {
-        self.row_count += admitted.keys.len();
-        self.keys.append(&mut admitted.keys);
-        self.ts.append(&mut admitted.ts);
-        self.values.append(&mut admitted.values);
-        if self.keys.len() >= BATCH_ROWS {
-            self.freeze();
-        }
-    }
-
-    /// Bytes held: readings, and states that have taken the place of readings.
-    pub(crate) fn bytes(&self) -> usize {
-        self.row_count * ROW_BYTES + self.state_bytes
-    }
-
-    /// Bytes of readings alone: what compaction can replace.
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.row_count * ROW_BYTES
-    }
-
-    /// Whether there is neither a reading nor a state.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.row_count == 0 && self.states.is_empty()
-    }
-
-    fn freeze(&mut self) {
-        if self.keys.is_empty() {
-            return;
-        }
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(std::mem::take(&mut self.keys))),
-            Arc::new(TimestampMicrosecondArray::from(std::mem::take(&mut self.ts)).with_timezone("UTC")),
-            Arc::new(Float64Array::from(std::mem::take(&mut self.values))),
-        ];
-        let batch =
-            RecordBatch::try_new(row_schema(), columns).expect("three columns of one length and these types");
-        // Slices share the columns: no copy.
-        for from in (0..batch.num_rows()).step_by(BATCH_ROWS) {
-            self.rows.push(batch.slice(from, BATCH_ROWS.min(batch.num_rows() - from)));
-        }
-    }
-}
-
-fn row_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("key", DataType::UInt64, false),
-        Field::new("ts", timestamp_type(), false),
-        Field::new("value", DataType::Float64, false),
-    ]))
-}
 
 /// The two kept plans.
 #[derive(Debug)]
@@ -134,10 +62,7 @@ impl Plans {
 
     /// Puts partial states in the place of readings.
     pub(crate) async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {
-        let states = self.compact.run(pending).await?;
-        // Not by the arrays' sizes: these are slices of shared columns, each of which would count as the whole.
-        let state_bytes = states.iter().map(|b| b.num_rows() * STATE_BYTES).sum();
-        Ok(Pending { states, state_bytes, ..Pending::default() })
+        Ok(Pending::of_states(self.compact.run(pending).await?))
     }
 }
 
@@ -158,7 +83,7 @@ impl Query {
             let partitions = cells.iter().map(|c| Arc::clone(c) as Arc<dyn PartitionStream>).collect();
             Ok(Arc::new(StreamingTableExec::try_new(schema.clone(), partitions, None, [], false, None)?))
         };
-        let schema = row_schema();
+        let schema = Pending::schema();
         let rows: Vec<Arc<Cell>> = (0..cores).map(|_| Cell::new(schema.clone())).collect();
         let udaf = Arc::new(AggregateUDF::new_from_impl(PartialOf::new()));
         let aggregate = Arc::new(
@@ -180,15 +105,15 @@ impl Query {
         Ok(Self { rows, states, plan, context: Arc::default(), running: Arc::default() })
     }
 
-    async fn run(&self, mut pending: Pending) -> Result<Vec<RecordBatch>, AggregatorError> {
+    async fn run(&self, pending: Pending) -> Result<Vec<RecordBatch>, AggregatorError> {
         let one_at_a_time = Arc::clone(&self.running).lock_owned().await;
-        pending.freeze();
+        let (rows, states) = pending.into_batches();
         // A run that failed may have left something behind.
         self.rows.iter().chain([&self.states]).for_each(|cell| cell.lock().clear());
-        for (i, batch) in pending.rows.into_iter().enumerate() {
+        for (i, batch) in rows.into_iter().enumerate() {
             self.rows[i % self.rows.len()].put(batch);
         }
-        for batch in pending.states {
+        for batch in states {
             // Output of a query is one large batch or several; the states' names are the plan's own.
             let batch = RecordBatch::try_new(self.states.schema.clone(), batch.columns().to_vec())
                 .map_err(AggregatorError::internal)?;

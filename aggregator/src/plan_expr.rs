@@ -1,6 +1,5 @@
 //! The user's row filter and value expression: SQL over `device, sensor, ts, value`, planned once, evaluated per batch.
 
-use crate::error::AggregatorError;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, StringArray,
     TimestampMicrosecondArray, UInt32Array,
@@ -24,6 +23,7 @@ use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::parser::DFParser;
 use datafusion_sql::planner::{PlannerContext, SqlToRel};
+use fleetscore_aggregator_core::{AggregatorError, Evaluated};
 use fleetscore_schemas::SeriesName;
 use fleetscore_state::Fate;
 use std::collections::HashMap;
@@ -50,22 +50,9 @@ struct Compiled {
     expr: Arc<dyn PhysicalExpr>,
 }
 
-/// What became of the readings of a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Evaluated {
-    /// One per reading.
-    pub(crate) fates: Vec<Fate>,
-    /// Values after the value expression; meaningless where the fate is not [`Fate::Keep`].
-    pub(crate) values: Vec<f64>,
-    /// Why a reading failed, for a person: (its index, the reason), ascending.
-    pub(crate) reasons: Vec<(u32, String)>,
-}
-
-impl Evaluated {
-    fn fail(&mut self, i: usize, reason: String) {
-        self.fates[i] = Fate::Failed;
-        self.reasons.push((i as u32, reason));
-    }
+fn fail(evaluated: &mut Evaluated, i: usize, reason: String) {
+    evaluated.fates[i] = Fate::Failed;
+    evaluated.reasons.push((i as u32, reason));
 }
 
 impl RowExpressions {
@@ -162,7 +149,7 @@ impl RowExpressions {
                 match verdict {
                     Ok(true) => mask[i] = true,
                     Ok(false) => out.fates[i] = Fate::Filtered,
-                    Err(reason) => out.fail(i, reason),
+                    Err(reason) => fail(&mut out, i, reason),
                 }
             }
             passing.retain(|i| mask[*i]);
@@ -173,7 +160,7 @@ impl RowExpressions {
             for (result, i) in floats(expression, &rest).into_iter().zip(&passing) {
                 match result {
                     Ok(v) => out.values[*i] = v,
-                    Err(reason) => out.fail(*i, reason),
+                    Err(reason) => fail(&mut out, *i, reason),
                 }
             }
         }

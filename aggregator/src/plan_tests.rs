@@ -2,6 +2,7 @@ use super::*;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType, UInt32Type};
 use fleetscore_schemas::delta::{PaneKey, Partial};
 use fleetscore_schemas::time::{Edges, Timestamp};
+use fleetscore_state::Admitted;
 use fleetscore_state::admit::group_key;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -105,8 +106,11 @@ fn many_rows_of_many_series_pass_the_point_where_partial_aggregation_is_skipped(
         push(&mut pending, chunk);
     }
     let pending = runtime().block_on(plans.compact(pending)).unwrap();
-    let held: usize = pending.states.iter().map(RecordBatch::num_rows).sum();
-    assert_eq!(pending.bytes(), held * STATE_BYTES, "slices of one column do not count as the whole each");
-    let deltas = runtime().block_on(plans.deltas(pending)).unwrap();
+    let bytes = pending.bytes();
+    let (readings, states) = pending.into_batches();
+    assert!(readings.is_empty());
+    let held: usize = states.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(bytes, held * 80, "slices of one column do not count as the whole each");
+    let deltas = runtime().block_on(plans.deltas(Pending::of_states(states))).unwrap();
     check(&rows, &deltas).unwrap();
 }

@@ -1,10 +1,15 @@
-use super::*;
+//! Replay with the user's expressions.
+
 use crate::ManualClock;
-use arrow::array::{Float64Array, TimestampMicrosecondArray, UInt32Array};
-use fleetscore_schemas::SeriesName;
-use fleetscore_schemas::reading::{BadRecord, Messages, ReadingColumns, Span, TopicPartition};
-use fleetscore_schemas::time::Edges;
-use fleetscore_store::{DeadLetter, DeadLetterFilter, MemoryStore, PaneSettings};
+use crate::{AggregatorError, Options, replay_dead_letters};
+use arrow::array::{Float64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use fleetscore_schemas::codes::DeadLetterCode;
+use fleetscore_schemas::reading::{BadRecord, Messages, ReadingBatch, ReadingColumns, Span, TopicPartition};
+use fleetscore_schemas::time::{Edges, Timestamp};
+use fleetscore_schemas::{SeriesName, delta};
+use fleetscore_store::{
+    Checkpoint, DeadLetter, DeadLetterFilter, DeadLetterRow, MemoryStore, Outcome, PaneSettings, Store,
+};
 use futures::StreamExt;
 
 const S: i64 = 1_000_000;
@@ -45,6 +50,7 @@ async fn store_with_letters() -> (MemoryStore, Vec<DeadLetterRow>) {
         dead_letters: (0..4).map(letter).collect(),
         losses: Vec::new(),
         replayed: Vec::new(),
+        notices: Vec::new(),
     };
     assert_eq!(store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
     let rows =
@@ -81,6 +87,7 @@ fn batch() -> ReadingBatch {
             spans: rows.iter().map(|r| span(r.0, 0)).collect(),
         },
         bad: vec![BadRecord {
+            count: 1,
             span: span(1, 1),
             code: DeadLetterCode::BadValue,
             detail: "no number".into(),

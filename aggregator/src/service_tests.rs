@@ -2,7 +2,7 @@
 
 use crate::test_source::{Log, LogSource, Message, Order, Remote, partition};
 use crate::test_store::FlakyStore;
-use crate::{AggregatorError, Handle, OnOffsetGap, Options, Service, SystemClock};
+use crate::{AggregatorError, Handle, OnOffsetGap, Options, SystemClock, service};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};
 use fleetscore_schemas::codes::{Classify, DeadLetterCode, Domain};
@@ -75,7 +75,7 @@ impl Running {
     fn on_cluster(store: Arc<dyn Store>, log: &Log, options: Options, seed: u64, cluster: &str) -> Self {
         let (source, remote) = LogSource::new(Arc::clone(log), cluster, seed);
         let clock = Arc::new(SystemClock::new());
-        let (service, handle) = Service::new(options, store, Box::new(source), clock).unwrap();
+        let (service, handle) = service(options, store, Box::new(source), clock).unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(service.run(stop.clone()));
         Self { handle, remote, stop, task }
@@ -312,7 +312,7 @@ async fn expressions_limits_and_floods() {
         Some(Message { readings, bad: false }),
         Some(Message { readings: vec![(0, T0 + 40 * S, 7.0)], bad: true }),
     ]);
-    let mut options = Options { max_series: 2, max_dead_letters_per_checkpoint: 5, ..options("a") };
+    let mut options = Options { max_series: 2, dead_letters_per_minute: 5, ..options("a") };
     options.panes.filter = "device <> 'd3'".into();
     options.panes.value = "100 / cast(value as bigint)".into();
     let running = Running::start(store.clone(), &log, options, 1);
@@ -396,11 +396,4 @@ async fn old_panes_are_deleted_and_nobody_is_fenced_by_it() {
     let snapshot = running.handle.snapshot();
     running.end().await.unwrap();
     assert_eq!((snapshot.fences, snapshot.dead_letters.get(&DeadLetterCode::TooLate)), (0, Some(&1)));
-}
-
-#[test]
-fn a_panic_over_a_batch_names_it() {
-    let e = super::guarded::<()>("t[3], offsets 5 to 9", || panic!("poisoned")).unwrap_err();
-    assert_eq!(e.domain(), Domain::Internal);
-    assert!(e.to_string().contains("t[3], offsets 5 to 9") && e.to_string().contains("poisoned"), "{e}");
 }

@@ -223,6 +223,7 @@ impl LogSource {
             }
             if message.bad {
                 bad.push(BadRecord {
+                    count: 1,
                     span: span(message.readings.len() as i32),
                     code: DeadLetterCode::BadValue,
                     detail: "no number".into(),

@@ -1,17 +1,19 @@
 //! Calls of the store that run beside the loop, one of each kind at a time.
 
 use crate::claims;
+use crate::clock::within;
 use crate::core::{ClaimRequest, CutRequest};
+use crate::engine::Engine;
 use crate::error::AggregatorError;
 use crate::options::Options;
-use crate::plan::{Pending, Plans};
+use crate::pending::Pending;
 use crate::shared::{Shared, patiently};
 use crate::time::{ready_horizon, retention_floor};
 use arrow::array::RecordBatch;
 use fleetscore_schemas::codes::Classify;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_schemas::{SeriesId, SeriesName, delta};
-use fleetscore_store::{Checkpoint, Claim, DeadLetter, Heartbeat, Outcome, Store, StoreError};
+use fleetscore_store::{Checkpoint, Claim, DeadLetter, Heartbeat, Notice, Outcome, Store, StoreError};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use tokio_util::task::AbortOnDropHandle;
 const BEAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Names in one call.
 const INTERN_AT_ONCE: usize = 20_000;
+/// Dead letters that are forgotten in one call.
+const FORGET_AT_ONCE: usize = 10_000;
 
 /// What a call came to.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(crate) enum Done {
     Interned { decoder: u32, keys: Vec<u32>, ids: Vec<Option<SeriesId>> },
     Floor(Option<Timestamp>),
     Retained,
+    Forgotten,
 }
 
 /// The end of a checkpoint.
@@ -49,12 +54,13 @@ pub(crate) struct Jobs {
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
     options: Arc<Options>,
-    plans: Arc<Plans>,
+    engine: Arc<dyn Engine>,
     claim: Job,
     commit: Job,
     beat: Job,
     intern: Job,
     retention: Job,
+    forgetting: Job,
 }
 
 impl Jobs {
@@ -62,21 +68,23 @@ impl Jobs {
         store: Arc<dyn Store>,
         shared: Arc<Shared>,
         options: Arc<Options>,
-        plans: Arc<Plans>,
+        engine: Arc<dyn Engine>,
     ) -> Self {
-        let (claim, commit, beat, intern, retention) = (None, None, None, None, None);
-        Self { store, shared, options, plans, claim, commit, beat, intern, retention }
+        let (claim, commit, beat, intern, retention, forgetting) = (None, None, None, None, None, None);
+        Self { store, shared, options, engine, claim, commit, beat, intern, retention, forgetting }
     }
 
     /// The next call that ends. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Answer {
-        let Self { claim, commit, beat, intern, retention, .. } = self;
+        let Self { claim, commit, beat, intern, retention, forgetting, .. } = self;
         tokio::select! {
+            biased;
             done = ended(claim) => done,
             done = ended(commit) => done,
             done = ended(beat) => done,
             done = ended(intern) => done,
             done = ended(retention) => done,
+            done = ended(forgetting) => done,
         }
     }
 
@@ -109,16 +117,21 @@ impl Jobs {
         });
     }
 
-    pub(crate) fn commit(&mut self, cut: CutRequest, pending: Pending, dead_letters: Vec<DeadLetter>) {
+    pub(crate) fn commit(
+        &mut self,
+        cut: CutRequest,
+        pending: Pending,
+        (dead_letters, notices): (Vec<DeadLetter>, Vec<Notice>),
+    ) {
         let (store, shared, options) = self.parts();
-        let plans = Arc::clone(&self.plans);
+        let engine = Arc::clone(&self.engine);
         self.commit = spawn(async move {
             let range = ranges(&cut);
             let deltas = if pending.is_empty() {
                 RecordBatch::new_empty(delta::schema())
             } else {
                 let named = |e| AggregatorError::internal(format!("checkpoint of {range}: {e}"));
-                plans.deltas(pending).await.map_err(named)?
+                engine.deltas(pending).await.map_err(named)?
             };
             let windows = deltas.num_rows() as u64;
             let checkpoint = Checkpoint {
@@ -129,6 +142,7 @@ impl Jobs {
                 dead_letters,
                 losses: cut.losses,
                 replayed: Vec::new(),
+                notices,
             };
             // Unchanged until it is answered: whether an unknown attempt had happened, the fence says.
             let outcome = patiently(&shared, "a checkpoint", || store.checkpoint(&checkpoint))
@@ -139,17 +153,17 @@ impl Jobs {
     }
 
     pub(crate) fn beat(&mut self, ticket: u64, source: String, beats: Vec<Heartbeat>) {
-        let (store, _, options) = self.parts();
+        let (store, shared, options) = self.parts();
         self.beat = spawn(async move {
             let call = store.heartbeat(&source, &options.owner, &beats);
-            let outcome = match tokio::time::timeout(BEAT_TIMEOUT, call).await {
-                Ok(Ok(outcome)) => Some(outcome),
-                Ok(Err(e)) if !e.is_transient() => return Err(AggregatorError::store("a sign of life", e)),
-                Ok(Err(e)) => {
+            let outcome = match within(shared.clock(), BEAT_TIMEOUT, call).await {
+                Some(Ok(outcome)) => Some(outcome),
+                Some(Err(e)) if !e.is_transient() => return Err(AggregatorError::store("a sign of life", e)),
+                Some(Err(e)) => {
                     tracing::debug!("a sign of life could not be stored: {e}");
                     None
                 }
-                Err(_) => None,
+                None => None,
             };
             Ok(Done::Beaten { ticket, outcome })
         });
@@ -196,8 +210,42 @@ impl Jobs {
         });
     }
 
+    /// Deletes dead letters that were stored longer ago than this.
+    pub(crate) fn forget_letters(&mut self, kept_us: i64) {
+        if self.forgetting.is_some() {
+            return;
+        }
+        let (store, ..) = self.parts();
+        self.forgetting = spawn(async move {
+            match forget_letters(&*store, kept_us).await {
+                Err(e) if !e.is_transient() => Err(AggregatorError::store("dead_letter_retention", e)),
+                Err(e) => {
+                    tracing::debug!("dead letters are deleted later: {e}");
+                    Ok(Done::Forgotten)
+                }
+                Ok(0) => Ok(Done::Forgotten),
+                Ok(n) => {
+                    tracing::info!("{n} dead letters older than dead_letter_retention are deleted");
+                    Ok(Done::Forgotten)
+                }
+            }
+        });
+    }
+
     fn parts(&self) -> (Arc<dyn Store>, Arc<Shared>, Arc<Options>) {
         (Arc::clone(&self.store), Arc::clone(&self.shared), Arc::clone(&self.options))
+    }
+}
+
+async fn forget_letters(store: &dyn Store, kept_us: i64) -> Result<u64, StoreError> {
+    let before = store.now().await?.plus_us(-kept_us);
+    let mut gone = 0;
+    loop {
+        let some = store.forget_dead_letters(before, FORGET_AT_ONCE).await?;
+        gone += some;
+        if some < FORGET_AT_ONCE as u64 {
+            return Ok(gone);
+        }
     }
 }
 

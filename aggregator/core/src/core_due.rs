@@ -73,10 +73,8 @@ impl Core {
         }
         let waited =
             self.dirty_since_us.is_some_and(|t| at.mono_us - t >= self.config.checkpoint_interval_us);
-        // At three quarters of the bound: the rest is room for what arrives while the checkpoint is under way.
-        let full = self.bytes >= self.config.checkpoint_bytes / 4 * 3;
         waited
-            || full
+            || self.is_full()
             || self.parts.iter().any(|(source, p)| p.gapped || self.only_position_is_missing(source, p, at))
     }
 

@@ -1,6 +1,7 @@
 //! What a running aggregator says of itself, and how it waits for a store.
 
-use backon::{ExponentialBuilder, Retryable};
+use crate::clock::{Clock, Sleep, SystemClock};
+use backon::{ExponentialBuilder, Retryable, Sleeper};
 use fleetscore_schemas::codes::{Classify, DeadLetterCode};
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::time::Timestamp;
@@ -10,6 +11,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// One owned partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub filtered: u64,
     /// Dead letters by code.
     pub dead_letters: BTreeMap<DeadLetterCode, u64>,
+    /// A flood of them that goes on, in words.
+    pub flood: Option<String>,
     /// Committed checkpoints.
     pub checkpoints: u64,
     /// Rows merged into panes by them.
@@ -75,8 +79,8 @@ impl Handle {
     }
 }
 
-#[derive(Debug)]
 pub(crate) struct Shared {
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     committed: watch::Sender<u64>,
 }
@@ -88,13 +92,28 @@ struct State {
     troubles: BTreeMap<&'static str, String>,
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
 impl Default for Shared {
     fn default() -> Self {
-        Self { state: Mutex::default(), committed: watch::Sender::new(0) }
+        Self::new(Arc::new(SystemClock::new()))
     }
 }
 
 impl Shared {
+    /// Nothing done yet; pauses are by this clock.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::default(), committed: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Numbers and texts for people: a panic elsewhere leaves them at worst a little old.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -127,6 +146,17 @@ impl Drop for Trouble<'_> {
     }
 }
 
+/// Pauses between retries by the clock that was passed in.
+struct ByClock(Arc<dyn Clock>);
+
+impl Sleeper for ByClock {
+    type Sleep = Sleep;
+
+    fn sleep(&self, pause: Duration) -> Sleep {
+        self.0.sleep(pause)
+    }
+}
+
 /// Calls until it succeeds or fails for good: the same call, unchanged, with growing pauses. What it waits for is told
 /// once it begins to wait, and shown as long as it does.
 pub(crate) async fn patiently<T, Fut>(
@@ -138,6 +168,7 @@ where
     Fut: Future<Output = Result<T, StoreError>>,
 {
     let trouble = Trouble(shared, what);
+    let mut away_since = None;
     let pauses = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(20))
         .with_max_delay(Duration::from_secs(5))
@@ -145,6 +176,7 @@ where
         .without_max_times();
     let result = call
         .retry(pauses)
+        .sleep(ByClock(Arc::clone(&shared.clock)))
         .when(StoreError::is_transient)
         .notify(|error, pause| {
             let text = format!("the store ({what}): {error}");
@@ -153,11 +185,15 @@ where
                 let first = shared.lock().troubles.insert(what, text.clone()).is_none();
                 if first {
                     tracing::warn!("waiting for {text}");
+                    away_since = Some(Instant::now());
                 }
             }
             tracing::debug!(?pause, "{text}");
         })
         .await;
     drop(trouble);
+    if let (Some(since), Ok(_)) = (away_since, &result) {
+        tracing::info!("the store ({what}) is back after {:.1} s", since.elapsed().as_secs_f64());
+    }
     result
 }

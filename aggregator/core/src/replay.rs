@@ -1,11 +1,11 @@
 //! Dead letters that are read again: merged into their panes and marked, in one transaction, never through Kafka.
 
 use crate::clock::Clock;
+use crate::engine::Engine;
 use crate::error::AggregatorError;
 use crate::judge::Prepared;
 use crate::options::Options;
-use crate::plan::{Pending, Plans};
-use crate::plan_expr::RowExpressions;
+use crate::pending::Pending;
 use crate::series::SeriesCache;
 use crate::shared::{Shared, patiently};
 use arrow::array::{BooleanArray, RecordBatch};
@@ -45,6 +45,7 @@ pub async fn replay_dead_letters(
     options: &Options,
     store: &dyn Store,
     clock: &dyn Clock,
+    engine: &dyn Engine,
     letters: &[DeadLetterRow],
     batch: ReadingBatch,
 ) -> Result<ReplayReport, AggregatorError> {
@@ -52,7 +53,6 @@ pub async fn replay_dead_letters(
     if letters.len() != batch.messages.len() {
         return Err(AggregatorError::internal("a replay needs one dead letter per message"));
     }
-    let expressions = RowExpressions::plan(&options.panes.filter, &options.panes.value)?;
     let shared = Shared::default();
     patiently(&shared, "settings", || store.pin_panes(&options.panes)).await.map_err(failed)?;
     let progress = patiently(&shared, "positions", || store.progress()).await.map_err(failed)?;
@@ -82,8 +82,7 @@ pub async fn replay_dead_letters(
             refused.entry(message).or_insert((DeadLetterCode::MissingField, why));
         }
     }
-    let mut prepared =
-        Prepared::new(Box::new(batch), &expressions, series.keys(decoder), Timestamp(rules.clock))?;
+    let mut prepared = Prepared::new(Box::new(batch), engine, series.keys(decoder), Timestamp(rules.clock))?;
     let keys = prepared.batch.readings.series.values().to_vec();
     let (unknown, names) = series
         .keys(decoder)
@@ -103,8 +102,7 @@ pub async fn replay_dead_letters(
         let keep: Vec<bool> =
             prepared.batch.readings.spans.iter().map(|s| !refused.contains_key(&s.message)).collect();
         let batch = without(*prepared.batch, &keep).map_err(AggregatorError::internal)?;
-        prepared =
-            Prepared::new(Box::new(batch), &expressions, series.keys(decoder), Timestamp(rules.clock))?;
+        prepared = Prepared::new(Box::new(batch), engine, series.keys(decoder), Timestamp(rules.clock))?;
     }
     let mut admitted = prepared.admit(&series.keys(decoder).ids, &rules, &mut Tide::default());
     let mut report = ReplayReport {
@@ -121,7 +119,7 @@ pub async fn replay_dead_letters(
     if !report.replayed.is_empty() {
         let mut pending = Pending::default();
         pending.push(&mut admitted);
-        commit(options, store, &shared, pending, report.replayed.clone()).await?;
+        commit(options, store, engine, &shared, pending, report.replayed.clone()).await?;
     }
     Ok(report)
 }
@@ -129,6 +127,7 @@ pub async fn replay_dead_letters(
 async fn commit(
     options: &Options,
     store: &dyn Store,
+    engine: &dyn Engine,
     shared: &Shared,
     pending: Pending,
     replayed: Vec<i64>,
@@ -136,7 +135,7 @@ async fn commit(
     let deltas = if pending.is_empty() {
         RecordBatch::new_empty(delta::schema())
     } else {
-        Plans::new(options.panes.grid(), 1)?.deltas(pending).await?
+        engine.deltas(pending).await?
     };
     let checkpoint = Checkpoint {
         source: String::new(),
@@ -146,6 +145,7 @@ async fn commit(
         dead_letters: Vec::new(),
         losses: Vec::new(),
         replayed,
+        notices: Vec::new(),
     };
     match patiently(shared, "a checkpoint", || store.checkpoint(&checkpoint)).await.map_err(failed)? {
         Outcome::Done => Ok(()),
@@ -193,7 +193,3 @@ fn without(mut batch: ReadingBatch, keep: &[bool]) -> Result<ReadingBatch, arrow
     r.spans.retain(|_| kept.next().copied().unwrap_or(false));
     Ok(batch)
 }
-
-#[cfg(test)]
-#[path = "replay_tests.rs"]
-mod tests;

@@ -79,7 +79,8 @@ pub enum AggregatorError {
 }
 
 impl AggregatorError {
-    pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
+    /// A bug of ours, in words.
+    pub fn internal(message: impl std::fmt::Display) -> Self {
         Self::Internal { message: message.to_string() }
     }
 

@@ -1,8 +1,10 @@
 //! Clocks are passed in, so that time is a test's to decide.
 
 use fleetscore_schemas::time::Timestamp;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Wall time, which people set and which may jump, and time that only goes on.
 pub trait Clock: Send + Sync + 'static {
@@ -10,6 +12,26 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     /// Microseconds since some fixed moment; never goes back. Timeouts are measured by it.
     fn mono_us(&self) -> i64;
+    /// Waits so long.
+    fn sleep(&self, length: Duration) -> Sleep {
+        Box::pin(tokio::time::sleep(length))
+    }
+}
+
+/// A time that is waited for.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What `work` comes to, or `None` where it takes longer.
+pub(crate) async fn within<T>(
+    clock: &dyn Clock,
+    length: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = clock.sleep(length) => None,
+    }
 }
 
 /// Both times at one moment.

@@ -1,9 +1,12 @@
 use super::*;
+use crate::letters::Bounds;
+use crate::{Options, PlainEngine};
 use arrow::array::{Float64Array, TimestampMicrosecondArray, UInt32Array};
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::reading::{Messages, ReadingColumns, TopicPartition};
 use fleetscore_schemas::time::{Edges, PaneGrid};
 use fleetscore_state::admit::REFUSED_SERIES;
+use fleetscore_store::PaneSettings;
 
 const S: i64 = 1_000_000;
 const CLOCK: i64 = 1_535_500_800 * S;
@@ -50,8 +53,15 @@ fn rules() -> Rules {
 }
 
 fn prepared(batch: ReadingBatch) -> Prepared {
-    let identity = RowExpressions::plan("", "").unwrap();
-    Prepared::new(Box::new(batch), &identity, &Keys::default(), Timestamp(CLOCK)).unwrap()
+    let panes = PaneSettings {
+        interval_us: S,
+        edges: Edges::Start,
+        filter: String::new(),
+        value: String::new(),
+        ts_unit: "ms".into(),
+    };
+    let engine = PlainEngine::new(&Options::new("a", panes)).unwrap();
+    Prepared::new(Box::new(batch), &engine, &Keys::default(), Timestamp(CLOCK)).unwrap()
 }
 
 #[test]
@@ -62,10 +72,11 @@ fn refused_readings_of_a_record_share_a_dead_letter_per_code() {
     let ids = (0..sensors).map(|s| if s % 2 == 0 { s } else { REFUSED_SERIES }).collect();
     let keys = Keys { names, ids };
     let prepared = prepared(wide(&[CLOCK, CLOCK + 11 * S, CLOCK + 12 * S, CLOCK - 71 * S], sensors));
-    let (mut pending, mut letters) = (Pending::default(), Letters::new(10_000));
+    let (mut pending, mut letters) =
+        (Pending::default(), Letters::new(Bounds { letters: 10_000, bytes: 1 << 20 }));
     let judged = prepared.judge(&keys, &rules(), &mut Tide::default(), &mut pending, &mut letters);
     assert_eq!(judged.readings, 500);
-    let rows = letters.take();
+    let (rows, _) = letters.take();
     let seen: Vec<_> = rows.iter().map(|l| (l.offset, l.code, l.count, l.sensors.len())).collect();
     let want = [
         (0, DeadLetterCode::SeriesLimit, 1, 500),

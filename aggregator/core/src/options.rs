@@ -42,8 +42,12 @@ pub struct Options {
     pub owner: String,
     /// How long panes are kept, counted back from the newest ready interval; `None` = for ever.
     pub retention_us: Option<i64>,
-    /// More dead letters than this in one checkpoint become one row per partition and code.
-    pub max_dead_letters_per_checkpoint: usize,
+    /// More dead letters than this in a minute become one row per partition, code and checkpoint.
+    pub dead_letters_per_minute: u32,
+    /// The same, for dead letters of so many bytes.
+    pub dead_letter_bytes_per_minute: usize,
+    /// How long dead letters are kept; `None` = for ever.
+    pub dead_letter_retention_us: Option<i64>,
     /// How long the last checkpoint may take.
     pub shutdown_timeout_us: i64,
 }
@@ -66,7 +70,9 @@ impl Options {
             on_offset_gap: OnOffsetGap::Stop,
             owner: owner.into(),
             retention_us: None,
-            max_dead_letters_per_checkpoint: 10_000,
+            dead_letters_per_minute: 10_000,
+            dead_letter_bytes_per_minute: 16 << 20,
+            dead_letter_retention_us: None,
             shutdown_timeout_us: 25 * S,
         }
     }
@@ -102,6 +108,7 @@ impl Options {
             ("checkpoint_interval", self.checkpoint_interval_us),
             ("shutdown_timeout", self.shutdown_timeout_us),
             ("retention", self.retention_us.unwrap_or(1)),
+            ("dead_letter_retention", self.dead_letter_retention_us.unwrap_or(1)),
         ] {
             if us <= 0 {
                 return wrong(setting, "must be longer than nothing");

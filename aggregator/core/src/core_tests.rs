@@ -533,6 +533,29 @@ fn a_gap_stops_or_is_recorded_with_the_move() {
     assert_eq!(s.core.offer(&tp(0), 2, 20), Offer::Apply);
 }
 
+/// Found by the simulation: the start that a displaced batch calls for began to read a partition whose gap was not stored
+/// yet; its batches were void, and the end of the partition, which came after the gap was stored, passed them over.
+#[test]
+fn nothing_is_read_while_a_gap_is_not_stored() {
+    let mut s = Script::new(OnOffsetGap::Continue);
+    s.grant(1, &[0, 1]);
+    let gap = |partition, earliest| Event::OffsetGap {
+        start: 1,
+        source: tp(partition),
+        wanted: 5,
+        kind: GapKind::OutOfRange { earliest, latest: 30 },
+    };
+    let one = s.step(gap(0, 20));
+    s.step(gap(1, 25));
+    assert_eq!(start(&s.core.restart("a displaced batch")), None, "both gaps are open");
+    let two = s.commit(cut(&one).expect("the loss is stored at once"), Outcome::Done);
+    assert_eq!(start(&two), None, "one of them still is");
+    s.step(Event::EndOfPartition { start: 1, source: tp(0), offset: 30 });
+    assert_eq!(s.core.part(&tp(0)).expect("owned").position, 20, "offsets 20 to 30 were never read");
+    let three = s.commit(cut(&two).expect("the other loss"), Outcome::Done);
+    assert_eq!(start(&three), Some((3, vec![20, 25])));
+}
+
 #[test]
 fn a_topic_made_anew_is_read_from_its_beginning() {
     let mut s = Script::new(OnOffsetGap::Continue);

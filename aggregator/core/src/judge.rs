@@ -1,12 +1,12 @@
 //! One batch: its readings through the expressions and the rules, into memory.
 
+use crate::engine::{Engine, Evaluated};
 use crate::error::AggregatorError;
-use crate::letters::Letters;
-use crate::plan::Pending;
-use crate::plan_expr::{Evaluated, RowExpressions};
+use crate::letters::{Letters, Refused};
+use crate::pending::Pending;
 use crate::series::Keys;
 use fleetscore_schemas::codes::DeadLetterCode;
-use fleetscore_schemas::reading::{ReadingBatch, Span};
+use fleetscore_schemas::reading::{BadRecord, ReadingBatch, Span};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_state::{Admitted, Fate, Refusal, Rows, Rules, Tide, admit};
 use std::collections::BTreeMap;
@@ -54,16 +54,11 @@ fn code_of(refusal: Refusal) -> DeadLetterCode {
 impl Prepared {
     pub(crate) fn new(
         batch: Box<ReadingBatch>,
-        expressions: &RowExpressions,
+        engine: &dyn Engine,
         keys: &Keys,
         clock: Timestamp,
     ) -> Result<Self, AggregatorError> {
-        let readings = &batch.readings;
-        let evaluated = if expressions.is_identity() {
-            None
-        } else {
-            Some(expressions.evaluate(&readings.series, &readings.ts, &readings.value, &keys.names)?)
-        };
+        let evaluated = engine.evaluate(&batch.readings, &keys.names)?;
         Ok(Self { batch, evaluated, clock })
     }
 
@@ -175,16 +170,20 @@ impl Prepared {
             dead: BTreeMap::new(),
         };
         for bad in &self.batch.bad {
-            *judged.dead.entry(bad.code).or_default() += 1;
-            letters.push(&self.batch, bad.span, (bad.code, bad.detail.clone()), bad.sensors.clone());
+            *judged.dead.entry(bad.code).or_default() += bad.count;
+            let BadRecord { span, code, detail, sensors, count } = bad;
+            let refused = Refused { span: *span, code: *code, detail, sensors, count: *count };
+            letters.push(&self.batch, &refused);
         }
         for letter in self.fold(&admitted.refused, keys, rules) {
             *judged.dead.entry(letter.code).or_default() += 1;
             let detail = match letter.readings {
-                1 => letter.detail,
+                1 => letter.detail.clone(),
                 n => format!("{}, and {} more", letter.detail, n - 1),
             };
-            letters.push(&self.batch, letter.span, (letter.code, detail), letter.sensors);
+            let Folded { span, code, sensors, .. } = &letter;
+            letters
+                .push(&self.batch, &Refused { span: *span, code: *code, detail: &detail, sensors, count: 1 });
         }
         pending.push(&mut admitted);
         judged

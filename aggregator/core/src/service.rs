@@ -1,13 +1,13 @@
 //! The loop around [`Core`]: takes events from the source, the store and the clock, and does what the core says.
 
-use crate::clock::{Clock, Moment};
+use crate::clock::{Clock, Moment, Sleep, within};
 use crate::core::{Action, Applied, Config, Core, Event, Offer};
+use crate::engine::Engine;
 use crate::error::AggregatorError;
 use crate::judge::Prepared;
-use crate::letters::Letters;
+use crate::letters::{Bounds, Letters};
 use crate::options::Options;
-use crate::plan::{Pending, Plans};
-use crate::plan_expr::RowExpressions;
+use crate::pending::Pending;
 use crate::series::SeriesCache;
 use crate::shared::{Handle, PartitionSnapshot, Shared, patiently};
 use crate::tasks::{Committed, Jobs};
@@ -20,7 +20,6 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often timers are looked at.
@@ -29,6 +28,8 @@ const TICK: Duration = Duration::from_millis(50);
 const PUBLISH_US: i64 = 100_000;
 /// Batches looked at before other events get their turn.
 const BATCHES_IN_A_ROW: usize = 8;
+/// How often dead letters are looked at that are kept no longer.
+const FORGET_EVERY_US: i64 = 3_600_000_000;
 /// How long the source may take to leave the group.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -38,8 +39,7 @@ pub struct Service {
     store: Arc<dyn Store>,
     source: Box<dyn ReadingSource>,
     clock: Arc<dyn Clock>,
-    expressions: RowExpressions,
-    plans: Arc<Plans>,
+    engine: Arc<dyn Engine>,
     shared: Arc<Shared>,
 }
 
@@ -50,23 +50,21 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Checks the settings and plans the row filter and the value expression. The store must be migrated.
+    /// Checks the settings. The store must be migrated.
     ///
     /// # Errors
-    /// [`AggregatorError::Setting`] naming the setting; `readings.where` and `readings.value` for the expressions.
+    /// [`AggregatorError::Setting`] naming the setting.
     pub fn new(
         options: Options,
         store: Arc<dyn Store>,
         source: Box<dyn ReadingSource>,
         clock: Arc<dyn Clock>,
+        engine: Arc<dyn Engine>,
     ) -> Result<(Self, Handle), AggregatorError> {
         options.check()?;
-        let expressions = RowExpressions::plan(&options.panes.filter, &options.panes.value)?;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
-        let plans = Arc::new(Plans::new(options.panes.grid(), cores)?);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Arc::clone(&clock)));
         let handle = Handle { shared: Arc::clone(&shared) };
-        Ok((Self { options: Arc::new(options), store, source, clock, expressions, plans, shared }, handle))
+        Ok((Self { options: Arc::new(options), store, source, clock, engine, shared }, handle))
     }
 
     /// Runs until `shutdown`, which ends with a last checkpoint and with the group left.
@@ -80,6 +78,7 @@ impl Service {
             (Arc::clone(&self.store), Arc::clone(&self.shared), Arc::clone(&self.options));
         let mut running = Running::new(self);
         let pinned = tokio::select! {
+            biased;
             result = pin_settings(&*store, &shared, &options) => result.map(|()| true),
             () = shutdown.cancelled() => Ok(false),
         };
@@ -95,7 +94,7 @@ impl Service {
             running.source.command(Command::Stop);
         }
         let leave = async { while running.source.next().await.is_some() {} };
-        if tokio::time::timeout(LEAVE, leave).await.is_err() {
+        if within(shared.clock(), LEAVE, leave).await.is_none() {
             tracing::warn!("the source did not leave the consumer group within {LEAVE:?}");
         }
         result
@@ -141,8 +140,7 @@ struct Running {
     options: Arc<Options>,
     source: Box<dyn ReadingSource>,
     clock: Arc<dyn Clock>,
-    expressions: RowExpressions,
-    plans: Arc<Plans>,
+    engine: Arc<dyn Engine>,
     shared: Arc<Shared>,
     core: Core,
     pending: Pending,
@@ -153,11 +151,12 @@ struct Running {
     finished: bool,
     published_us: i64,
     retention_due_us: i64,
+    forget_due_us: i64,
 }
 
 impl Running {
     fn new(service: Service) -> Self {
-        let Service { options, store, source, clock, expressions, plans, shared } = service;
+        let Service { options, store, source, clock, engine, shared } = service;
         let core = Core::new(Config {
             grid: options.panes.grid(),
             max_disorder_us: options.max_disorder_us,
@@ -168,15 +167,17 @@ impl Running {
             on_offset_gap: options.on_offset_gap,
         });
         let jobs =
-            Jobs::new(Arc::clone(&store), Arc::clone(&shared), Arc::clone(&options), Arc::clone(&plans));
-        let letters = Letters::new(options.max_dead_letters_per_checkpoint);
+            Jobs::new(Arc::clone(&store), Arc::clone(&shared), Arc::clone(&options), Arc::clone(&engine));
+        let letters = Letters::new(Bounds {
+            letters: u64::from(options.dead_letters_per_minute),
+            bytes: options.dead_letter_bytes_per_minute,
+        });
         let retention_due_us = clock.mono_us();
         Self {
             options,
             source,
             clock,
-            expressions,
-            plans,
+            engine,
             shared,
             core,
             pending: Pending::default(),
@@ -187,13 +188,14 @@ impl Running {
             finished: false,
             published_us: i64::MIN / 2,
             retention_due_us,
+            forget_due_us: retention_due_us,
         }
     }
 
     async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), AggregatorError> {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut deadline: Option<Instant> = None;
+        let clock = Arc::clone(&self.clock);
+        let mut tick = clock.sleep(Duration::ZERO);
+        let mut deadline: Option<Sleep> = None;
         self.publish();
         while !self.finished {
             let more = self.feed()?;
@@ -202,18 +204,21 @@ impl Running {
             if self.finished {
                 break;
             }
+            // In a fixed order, so that a simulation can be repeated: what is rare comes first, and the source, which may
+            // always have something, behind what must not wait for it. Every turn deals with some of the queue.
             let wake = tokio::select! {
+                biased;
                 () = shutdown.cancelled(), if deadline.is_none() => Wake::Shutdown,
-                event = self.source.next() => Wake::Source(event),
+                () = until(&mut deadline) => Wake::Deadline,
                 done = self.jobs.next() => Wake::Job(done),
-                _ = ticks.tick() => Wake::Tick,
+                () = &mut tick => Wake::Tick,
+                event = self.source.next() => Wake::Source(event),
                 () = std::future::ready(()), if more => Wake::More,
-                () = until(deadline) => Wake::Deadline,
             };
             match wake {
                 Wake::Shutdown => {
                     let wait = u64::try_from(self.options.shutdown_timeout_us).unwrap_or(0);
-                    deadline = Some(Instant::now() + Duration::from_micros(wait));
+                    deadline = Some(clock.sleep(Duration::from_micros(wait)));
                     self.step(Event::Shutdown)?;
                 }
                 Wake::Source(Some(event)) => self.source_event(event)?,
@@ -224,6 +229,8 @@ impl Running {
                 }
                 Wake::Job(done) => self.job_done(done?)?,
                 Wake::Tick => {
+                    tick = clock.sleep(TICK);
+                    self.let_time_pass();
                     self.step(Event::Tick)?;
                     self.look_at_retention();
                 }
@@ -260,7 +267,7 @@ impl Running {
                 Action::Beat { ticket, source, beats } => self.jobs.beat(ticket, source, beats),
                 Action::Forget => {
                     self.pending = Pending::default();
-                    self.letters.take();
+                    self.letters.forget();
                     self.queue.clear();
                     self.series.clear();
                     self.jobs.abandon();
@@ -307,7 +314,10 @@ impl Running {
             Done::Claimed { ticket, claims } => self.step(Event::Claimed { ticket, claims }),
             Done::Committed(Committed { ticket, outcome, windows }) => {
                 match outcome {
-                    Outcome::Done => self.shared.checkpoint_done(windows),
+                    Outcome::Done => {
+                        self.letters.stored();
+                        self.shared.checkpoint_done(windows);
+                    }
                     Outcome::Fenced => self.note_fence("a checkpoint"),
                 }
                 self.step(Event::Committed { ticket, outcome })
@@ -330,7 +340,7 @@ impl Running {
                 }
                 Ok(())
             }
-            Done::Floor(None) | Done::Retained => Ok(()),
+            Done::Floor(None) | Done::Retained | Done::Forgotten => Ok(()),
         }
     }
 
@@ -379,8 +389,8 @@ impl Running {
                         )));
                     }
                     let keys = self.series.keys(batch.decoder);
-                    let (expressions, clock) = (&self.expressions, self.clock.now());
-                    let prepared = guarded(&label, || Prepared::new(batch, expressions, keys, clock))?;
+                    let (engine, clock) = (&*self.engine, self.clock.now());
+                    let prepared = guarded(&label, || Prepared::new(batch, engine, keys, clock))?;
                     return self.take_in(Queued::Prepared(prepared));
                 }
             },
@@ -419,6 +429,7 @@ impl Running {
             self.queue.push_front(Queued::Prepared(prepared));
             return Ok(Progress::Blocked);
         }
+        self.letters.at(self.clock.mono_us(), self.clock.now());
         let (pending, letters) = (&mut self.pending, &mut self.letters);
         let judged =
             guarded(&label(batch), || Ok(prepared.judge(keys, &rules, &mut tide, pending, letters)))?;
@@ -444,12 +455,13 @@ impl Running {
         Ok(Progress::Done)
     }
 
-    /// Puts partial states in the place of readings when the bound nears.
+    /// Puts partial states in the place of readings when a part of the bound is used. Not later: where each reading has a
+    /// pane of its own a state takes three times as much as it, and to make it ten times.
     async fn compact(&mut self) -> Result<(), AggregatorError> {
         let bound = self.options.checkpoint_bytes;
-        if self.pending.row_bytes() >= bound / 4 && self.pending.bytes() + self.letters.bytes() >= bound / 2 {
+        if self.pending.row_bytes() >= bound / 8 && self.pending.bytes() + self.letters.bytes() >= bound / 4 {
             let pending = std::mem::take(&mut self.pending);
-            self.pending = self.plans.compact(pending).await?;
+            self.pending = self.engine.compact(pending).await?;
             self.core.set_bytes(self.pending.bytes() + self.letters.bytes());
         }
         Ok(())
@@ -457,8 +469,21 @@ impl Running {
 
     // --- retention, figures -----------------------------------------------------------------------------------------
 
+    fn let_time_pass(&mut self) {
+        self.letters.at(self.clock.mono_us(), self.clock.now());
+        if self.letters.has_news() {
+            self.core.has_news(self.now());
+        }
+    }
+
     fn look_at_retention(&mut self) {
         let now = self.clock.mono_us();
+        if let Some(kept_us) = self.options.dead_letter_retention_us
+            && now >= self.forget_due_us
+        {
+            self.forget_due_us = now + FORGET_EVERY_US;
+            self.jobs.forget_letters(kept_us);
+        }
         if self.options.retention_us.is_some() && now >= self.retention_due_us && !self.jobs.is_retaining() {
             self.retention_due_us = now + self.options.owner_ttl_us; // as often as readiness may change by liveness
             self.jobs.find_floor();
@@ -484,17 +509,19 @@ impl Running {
             .collect();
         let waits_for = self.core.waits_for().map(str::to_owned);
         let pending_bytes = self.pending.bytes() + self.letters.bytes();
+        let flood = self.letters.flood();
         self.shared.update(|s| {
             s.partitions = partitions;
             s.waits_for = waits_for;
             s.pending_bytes = pending_bytes;
+            s.flood = flood;
         });
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+async fn until(deadline: &mut Option<Sleep>) {
     match deadline {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(sleep) => sleep.await,
         None => std::future::pending().await,
     }
 }
@@ -520,5 +547,14 @@ fn guarded<T>(label: &str, work: impl FnOnce() -> Result<T, AggregatorError>) ->
 }
 
 #[cfg(test)]
-#[path = "service_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use fleetscore_schemas::codes::{Classify, Domain};
+
+    #[test]
+    fn a_panic_over_a_batch_names_it() {
+        let e = guarded::<()>("t[3], offsets 5 to 9", || panic!("poisoned")).unwrap_err();
+        assert_eq!(e.domain(), Domain::Internal);
+        assert!(e.to_string().contains("t[3], offsets 5 to 9") && e.to_string().contains("poisoned"), "{e}");
+    }
+}

@@ -233,7 +233,13 @@ impl Core {
             );
         } else {
             out.push(Action::DropQueue);
-            self.tell_start(&mut out);
+            if self.parts.values().any(|p| p.gapped) {
+                // Told once the losses are stored. Read before that, batches of a partition with a gap would be void, and
+                // the end of that partition, under the same start, would pass them over.
+                self.start += 1;
+            } else {
+                self.tell_start(&mut out);
+            }
         }
         out
     }
@@ -241,7 +247,12 @@ impl Core {
     /// Whether another batch fits into memory: while a checkpoint is under way the next one gathers, but not without
     /// bound.
     pub(crate) fn has_room(&self) -> bool {
-        self.cut.is_none() || self.bytes < self.config.checkpoint_bytes
+        self.cut.is_none() || !self.is_full()
+    }
+
+    /// Whether the bound on memory calls for a checkpoint: at three quarters, the rest is room for a batch.
+    fn is_full(&self) -> bool {
+        self.bytes >= self.config.checkpoint_bytes / 4 * 3
     }
 
     pub(crate) fn part(&self, source: &TopicPartition) -> Option<&Part> {
@@ -285,6 +296,13 @@ impl Core {
             part.floor = part.floor.max(Some(floor));
         }
         true
+    }
+
+    /// There is something to store besides readings.
+    pub(crate) fn has_news(&mut self, at: Moment) {
+        if self.phase == Phase::Running {
+            self.dirty_since_us.get_or_insert(at.mono_us);
+        }
     }
 
     /// Memory was compacted.

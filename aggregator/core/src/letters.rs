@@ -1,0 +1,253 @@
+//! Dead letters since the last checkpoint, bounded: so many a minute are kept one by one, and what is beyond is counted.
+
+use fleetscore_schemas::codes::DeadLetterCode;
+use fleetscore_schemas::reading::{ReadingBatch, Span, TopicPartition};
+use fleetscore_schemas::time::Timestamp;
+use fleetscore_store::{DeadLetter, Notice};
+use std::collections::BTreeMap;
+
+/// Fixed part of what a dead letter takes in memory.
+const OVERHEAD: usize = 160;
+/// A record of more bytes is not kept with its dead letter.
+const KEPT_BYTES: usize = 1 << 20;
+const MINUTE_US: i64 = 60_000_000;
+
+/// What is kept of the records of one minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Dead letters.
+    pub(crate) letters: u64,
+    /// Their bytes.
+    pub(crate) bytes: usize,
+}
+
+/// One record that did not count, or several of one message.
+pub(crate) struct Refused<'a> {
+    pub(crate) span: Span,
+    pub(crate) code: DeadLetterCode,
+    pub(crate) detail: &'a str,
+    /// These of it did not count; none named: nothing of it did.
+    pub(crate) sensors: &'a [String],
+    /// How many records it stands for.
+    pub(crate) count: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    letters: u64,
+    bytes: usize,
+}
+
+impl Spent {
+    fn give_back(&mut self, other: Self) {
+        self.letters = self.letters.saturating_sub(other.letters);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
+/// A stretch of minutes in each of which there was more than is kept.
+#[derive(Debug, Clone)]
+struct Flood {
+    since: Timestamp,
+    /// The newest minute with more than is kept.
+    minute: i64,
+    /// Dead letters since it began, and those of them that were not kept one by one.
+    letters: u64,
+    counted: u64,
+}
+
+/// Dead letters, one by one up to a bound; beyond it one for each partition and code stands for the others: counted, and
+/// readable from Kafka by its range of offsets.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    bounds: Bounds,
+    rows: Vec<DeadLetter>,
+    overflow: BTreeMap<(TopicPartition, DeadLetterCode), DeadLetter>,
+    bytes: usize,
+    /// The present minute, and what it has used of the bounds.
+    minute: i64,
+    now: Timestamp,
+    spent: Spent,
+    /// The parts of this that are in memory, and in the checkpoint under way: given back if they are never stored.
+    in_memory: Spent,
+    under_way: Spent,
+    flood: Option<Flood>,
+    notices: Vec<Notice>,
+    notices_under_way: Vec<Notice>,
+}
+
+impl Letters {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            rows: Vec::new(),
+            overflow: BTreeMap::new(),
+            bytes: 0,
+            minute: i64::MIN,
+            now: Timestamp(0),
+            spent: Spent::default(),
+            in_memory: Spent::default(),
+            under_way: Spent::default(),
+            flood: None,
+            notices: Vec::new(),
+            notices_under_way: Vec::new(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is something to tell that no checkpoint carries yet.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// A flood that goes on, in words.
+    pub(crate) fn flood(&self) -> Option<String> {
+        let Flood { since, letters, counted, .. } = self.flood.as_ref()?;
+        Some(format!(
+            "a flood of dead letters since {since}: {letters}, of which {counted} are not kept one by one"
+        ))
+    }
+
+    /// Lets time pass: a new minute has new bounds, and a flood is over after a whole minute within them.
+    pub(crate) fn at(&mut self, mono_us: i64, now: Timestamp) {
+        self.now = now;
+        let minute = mono_us.div_euclid(MINUTE_US);
+        if minute != self.minute {
+            self.minute = minute;
+            (self.spent, self.in_memory, self.under_way) = Default::default();
+        }
+        if let Some(Flood { since, letters, counted, .. }) = self.flood.take_if(|f| minute > f.minute + 1) {
+            let detail = format!(
+                "over since {now}: {letters} dead letters since {since}, of which {counted} are not kept one by one but \
+                 as ranges of offsets (`last_offset` in `dead_letters`)"
+            );
+            tracing::warn!("the flood of dead letters is {detail}");
+            self.notices.push(Notice { kind: "dead_letter_flood_over", detail });
+        }
+    }
+
+    /// Adds what was refused of a batch.
+    pub(crate) fn push(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) {
+        if let Some(flood) = &mut self.flood {
+            flood.letters += refused.count;
+        }
+        match self.one_by_one(batch, refused) {
+            Some(letter) => self.rows.push(letter),
+            None => self.count(batch, refused),
+        }
+    }
+
+    /// The dead letter of a single record, if there is room for it.
+    fn one_by_one(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) -> Option<DeadLetter> {
+        let Refused { span, code, detail, sensors, count } = *refused;
+        if count != 1 || self.spent.letters >= self.bounds.letters {
+            return None;
+        }
+        let payload = batch.messages.bytes(span);
+        let named: usize = sensors.iter().map(|s| s.len() + size_of::<String>()).sum();
+        let (kept, size) = match payload.len() + named {
+            whole if whole <= KEPT_BYTES => (true, OVERHEAD + detail.len() + whole),
+            _ => (false, OVERHEAD + 2 * detail.len()),
+        };
+        if self.spent.bytes.saturating_add(size) > self.bounds.bytes {
+            return None;
+        }
+        for spent in [&mut self.spent, &mut self.in_memory] {
+            spent.letters += 1;
+            spent.bytes += size;
+        }
+        self.bytes += size;
+        let detail = match kept {
+            true => detail.to_owned(),
+            false => format!("{detail} (its {} bytes are not kept: read them from Kafka)", payload.len()),
+        };
+        Some(DeadLetter {
+            partition: batch.source.clone(),
+            offset: batch.messages.offsets[span.message as usize],
+            position: span.position,
+            code,
+            detail,
+            payload: kept.then(|| payload.to_vec()),
+            broker_time: batch.messages.broker_times[span.message as usize],
+            count: 1,
+            last_offset: None,
+            sensors: if kept { sensors.to_vec() } else { Vec::new() },
+        })
+    }
+
+    /// Counts what there is no room for.
+    fn count(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) {
+        let message = refused.span.message as usize;
+        let offset = batch.messages.offsets[message];
+        let row = self.overflow.entry((batch.source.clone(), refused.code)).or_insert_with(|| {
+            self.bytes += OVERHEAD;
+            DeadLetter {
+                partition: batch.source.clone(),
+                offset,
+                position: -1,
+                code: refused.code,
+                detail: "more than dead_letters_per_minute or dead_letter_bytes_per_minute: counted; the offsets from \
+                         `kafka_offset` to `last_offset` can be read from Kafka"
+                    .into(),
+                payload: None,
+                broker_time: batch.messages.broker_times[message],
+                count: 0,
+                last_offset: Some(offset),
+                sensors: Vec::new(),
+            }
+        });
+        row.count = row.count.saturating_add_unsigned(refused.count);
+        row.offset = row.offset.min(offset);
+        row.last_offset = row.last_offset.max(Some(offset));
+        let Bounds { letters, bytes } = self.bounds;
+        let (minute, now) = (self.minute, self.now);
+        let flood = self.flood.get_or_insert_with(|| {
+            let detail = format!(
+                "began at {now} with {} of {}: more than {letters} dead letters or {bytes} bytes of them in a minute; \
+                 what is beyond is counted, one row for each partition and code in a checkpoint",
+                refused.code, batch.source
+            );
+            tracing::warn!("a flood of dead letters {detail}");
+            self.notices.push(Notice { kind: "dead_letter_flood", detail });
+            Flood { since: now, minute, letters: refused.count, counted: 0 }
+        });
+        flood.minute = minute;
+        flood.counted += refused.count;
+    }
+
+    /// Takes all out for a checkpoint: letters ordered by partition, offset and position.
+    pub(crate) fn take(&mut self) -> (Vec<DeadLetter>, Vec<Notice>) {
+        self.bytes = 0;
+        self.under_way = std::mem::take(&mut self.in_memory);
+        let mut all = std::mem::take(&mut self.rows);
+        all.extend(std::mem::take(&mut self.overflow).into_values());
+        all.sort_by(|a, b| (&a.partition, a.offset, a.position).cmp(&(&b.partition, b.offset, b.position)));
+        self.notices_under_way = std::mem::take(&mut self.notices);
+        (all, self.notices_under_way.clone())
+    }
+
+    /// What was taken out last is stored.
+    pub(crate) fn stored(&mut self) {
+        self.under_way = Spent::default();
+        self.notices_under_way.clear();
+    }
+
+    /// Drops all: it is read again. What was taken out last and is not stored counts as dropped too.
+    pub(crate) fn forget(&mut self) {
+        self.rows.clear();
+        self.overflow.clear();
+        self.bytes = 0;
+        self.spent.give_back(std::mem::take(&mut self.in_memory));
+        self.spent.give_back(std::mem::take(&mut self.under_way));
+        let mut notices = std::mem::take(&mut self.notices_under_way);
+        notices.append(&mut self.notices);
+        self.notices = notices;
+    }
+}
+
+#[cfg(test)]
+#[path = "letters_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Readings and partial states since the last checkpoint.
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use fleetscore_schemas::delta::timestamp_type;
+use fleetscore_state::admit::Admitted;
+use std::sync::{Arc, LazyLock};
+
+/// Rows are frozen into a batch when there are so many: small enough for the cache, large enough to amortise a call.
+const BATCH_ROWS: usize = 8192;
+const ROW_BYTES: usize = 24;
+/// Key, count, sum, m2, min, max, and time and value of the first and of the last.
+const STATE_BYTES: usize = 80;
+
+/// Readings and partial states since the last checkpoint.
+#[derive(Debug, Default)]
+pub struct Pending {
+    keys: Vec<u64>,
+    ts: Vec<i64>,
+    values: Vec<f64>,
+    rows: Vec<RecordBatch>,
+    row_count: usize,
+    states: Vec<RecordBatch>,
+    state_bytes: usize,
+}
+
+impl Pending {
+    /// What has taken the place of readings: columns (key, state), see [`fleetscore_state::state_type`].
+    pub fn of_states(states: Vec<RecordBatch>) -> Self {
+        // Not by the arrays' sizes: these may be slices of shared columns, each of which would count as the whole.
+        let state_bytes = states.iter().map(|b| b.num_rows() * STATE_BYTES).sum();
+        Self { states, state_bytes, ..Self::default() }
+    }
+
+    /// Adds accepted readings.
+    pub fn push(&mut self, admitted: &mut Admitted) {
+        self.row_count += admitted.keys.len();
+        self.keys.append(&mut admitted.keys);
+        self.ts.append(&mut admitted.ts);
+        self.values.append(&mut admitted.values);
+        if self.keys.len() >= BATCH_ROWS {
+            self.freeze();
+        }
+    }
+
+    /// Batches of readings, with the columns of [`Self::schema`], and of states.
+    pub fn into_batches(mut self) -> (Vec<RecordBatch>, Vec<RecordBatch>) {
+        self.freeze();
+        (self.rows, self.states)
+    }
+
+    /// The columns of readings: `key` (see [`fleetscore_state::admit::group_key`]), `ts`, `value`.
+    pub fn schema() -> SchemaRef {
+        static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+            Arc::new(Schema::new(vec![
+                Field::new("key", DataType::UInt64, false),
+                Field::new("ts", timestamp_type(), false),
+                Field::new("value", DataType::Float64, false),
+            ]))
+        });
+        SCHEMA.clone()
+    }
+
+    /// Bytes held: readings, and states that have taken the place of readings.
+    pub fn bytes(&self) -> usize {
+        self.row_count * ROW_BYTES + self.state_bytes
+    }
+
+    /// Bytes of readings alone: what compaction can replace.
+    pub fn row_bytes(&self) -> usize {
+        self.row_count * ROW_BYTES
+    }
+
+    /// Whether there is neither a reading nor a state.
+    pub fn is_empty(&self) -> bool {
+        self.row_count == 0 && self.states.is_empty()
+    }
+
+    fn freeze(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from(std::mem::take(&mut self.keys))),
+            Arc::new(TimestampMicrosecondArray::from(std::mem::take(&mut self.ts)).with_timezone("UTC")),
+            Arc::new(Float64Array::from(std::mem::take(&mut self.values))),
+        ];
+        let batch = RecordBatch::try_new(Self::schema(), columns)
+            .expect("three columns of one length and these types");
+        // Slices share the columns: no copy.
+        for from in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+            self.rows.push(batch.slice(from, BATCH_ROWS.min(batch.num_rows() - from)));
+        }
+    }
+}
