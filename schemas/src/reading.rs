@@ -97,6 +97,9 @@ pub struct BadRecord {
     pub detail: String,
     /// The refused sensors where the others of a wide object count; empty = the whole record is refused.
     pub sensors: Vec<String>,
+    /// How many records this stands for. More than 1 in a flood alone: then it has no detail and names no sensors, and
+    /// `span` goes from the first of them to the last, over whatever lies between.
+    pub count: u64,
 }
 
 /// The readings of a batch, column by column; all columns have the same length, in offset order.

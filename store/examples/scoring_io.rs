@@ -159,6 +159,7 @@ async fn fill(store: &dyn Store, rows: u32) {
         dead_letters: vec![],
         losses: vec![],
         replayed: vec![],
+        notices: Vec::new(),
     };
     let started = Instant::now();
     assert_eq!(store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);

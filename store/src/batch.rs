@@ -236,6 +236,7 @@ impl PublishedBuilder {
     }
 
     /// How many rows it holds.
+    #[cfg(feature = "servers")]
     pub(crate) fn len(&self) -> usize {
         arrow::array::ArrayBuilder::len(&self.schedules)
     }

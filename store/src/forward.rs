@@ -55,6 +55,7 @@ forward! {
     fn pane_range() -> Result<Option<(Timestamp, Timestamp)>>;
     fn panes(range: Interval, newest_first: bool, limit: usize) -> Result<Vec<Timestamp>>;
     fn dead_letters(filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>>;
+    fn forget_dead_letters(stored_before: Timestamp, limit: usize) -> Result<u64>;
     fn put_schedule(spec: &ScheduleSpec) -> Result<()>;
     fn schedules() -> Result<Vec<ScheduleRow>>;
     fn pause_schedule(name: &str, by: Option<&str>) -> Result<bool>;

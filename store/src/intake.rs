@@ -3,7 +3,6 @@
 use crate::batch::{f64s, i16s, i64s, texts, u32s};
 use crate::{PredictionStream, Result, RunCounts, StoreError};
 use arrow::array::{Array, Float64Array, Int16Array, Int64Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::concat_batches;
 use fleetscore_schemas::SeriesId;
 use fleetscore_schemas::status::PredictionStatus;
 use futures::StreamExt;
@@ -121,6 +120,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Whether there are any rows; waits for the first.
+    #[cfg(feature = "servers")]
     pub(crate) async fn has_rows(&mut self) -> Result<bool> {
         if self.ahead.is_none() {
             self.ahead = self.take().await?;
@@ -144,6 +144,7 @@ impl<'a> Intake<'a> {
     ///
     /// # Errors
     /// Those of [`Intake::next`].
+    #[cfg(feature = "servers")]
     pub(crate) async fn chunk(&mut self, rows: usize) -> Result<Option<RecordBatch>> {
         let mut parts = Vec::new();
         let mut have = 0;
@@ -158,7 +159,7 @@ impl<'a> Intake<'a> {
         }
         match parts.len() {
             0 | 1 => Ok(parts.pop()),
-            _ => Ok(Some(concat_batches(&parts[0].schema(), &parts)?)),
+            _ => Ok(Some(arrow::compute::concat_batches(&parts[0].schema(), &parts)?)),
         }
     }
 

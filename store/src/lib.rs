@@ -14,21 +14,28 @@ mod error;
 #[cfg(any(test, feature = "conformance"))]
 pub mod forward;
 mod intake;
+#[cfg(feature = "servers")]
 mod letters;
 mod memory;
 mod notices;
+#[cfg(feature = "servers")]
 mod open;
 mod panes;
+#[cfg(feature = "servers")]
 mod pg;
 mod settings;
+#[cfg(feature = "servers")]
 mod sqlite;
 mod types;
 mod verdict;
 
 pub use error::{Result, StoreError};
 pub use memory::{Clock, Event, MemoryStore, Silence};
+#[cfg(feature = "servers")]
 pub use open::{StoreOptions, open};
+#[cfg(feature = "servers")]
 pub use pg::PgStore;
+#[cfg(feature = "servers")]
 pub use sqlite::SqliteStore;
 pub use types::*;
 pub use verdict::verdict;
@@ -119,7 +126,7 @@ pub trait Store: std::any::Any + Send + Sync + std::fmt::Debug {
     async fn series_batches(&self) -> Result<BatchStream<'_>>;
 
     /// The transaction everything rests on: moves positions under the fence, merges deltas, logs the changed panes,
-    /// stores dead letters and losses, marks replayed dead letters. All or nothing.
+    /// stores dead letters, losses and notices, marks replayed dead letters. All or nothing.
     ///
     /// `Fenced` if any position or epoch is not the expected one, any floor is higher than the one judged by, or any
     /// dead letter to be marked as replayed was replayed already.
@@ -145,6 +152,10 @@ pub trait Store: std::any::Any + Send + Sync + std::fmt::Debug {
 
     /// Dead letters that match, ascending by id.
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>>;
+
+    /// Removes dead letters, the oldest first, that were stored before this time, replayed or not: at most `limit`; how many
+    /// went. Fewer than `limit` says that none is left.
+    async fn forget_dead_letters(&self, stored_before: Timestamp, limit: usize) -> Result<u64>;
 
     // --- schedules and runs -------------------------------------------------------------------------------------
 

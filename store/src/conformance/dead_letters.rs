@@ -9,6 +9,8 @@ super::list![
     dead_letters_are_found_by_what_they_are,
     a_replay_merges_and_marks_once,
     a_dead_letter_that_does_not_exist_cannot_be_replayed,
+    the_oldest_dead_letters_are_forgotten,
+    notices_are_stored_with_the_positions,
 ];
 
 fn letter(offset: i64, code: DeadLetterCode, payload: Option<&[u8]>) -> DeadLetter {
@@ -126,4 +128,48 @@ async fn a_dead_letter_that_does_not_exist_cannot_be_replayed(store: Arc<dyn Sto
     replay.replayed = vec![77];
     assert_eq!(s.store.checkpoint(&replay).await.unwrap(), Outcome::Fenced);
     assert!(windows(&*s.store, span(0, 1)).await.is_empty());
+}
+
+async fn the_oldest_dead_letters_are_forgotten(store: Arc<dyn Store>) {
+    let mut s = stream(store, 1).await;
+    let five = |from: i64| (from..from + 5).map(|o| letter(o, DeadLetterCode::Syntax, Some(b"x"))).collect();
+    let rows = store_letters(&mut s, five(0)).await;
+    let mut replay = no_checkpoint(deltas(&[]));
+    replay.replayed = vec![rows[0].id];
+    assert_eq!(s.store.checkpoint(&replay).await.unwrap(), Outcome::Done);
+    // A clock of microseconds: the next ones are later.
+    while s.store.now().await.unwrap() <= rows[4].recorded_at.plus_us(1_000) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let later = store_letters(&mut s, five(5)).await[5].recorded_at;
+    assert_eq!(
+        s.store.forget_dead_letters(rows[0].recorded_at, 99).await.unwrap(),
+        0,
+        "none was stored before"
+    );
+    assert_eq!(s.store.forget_dead_letters(later, 3).await.unwrap(), 3);
+    let offsets = async || -> Vec<i64> {
+        s.store.dead_letters(&DeadLetterFilter::default()).await.unwrap().iter().map(|d| d.offset).collect()
+    };
+    assert_eq!(offsets().await, [3, 4, 5, 6, 7, 8, 9], "the oldest first");
+    assert_eq!(s.store.forget_dead_letters(later, 99).await.unwrap(), 2);
+    assert_eq!(offsets().await, [5, 6, 7, 8, 9]);
+    let end = s.store.now().await.unwrap().plus_us(1_000_000);
+    assert_eq!(s.store.forget_dead_letters(end, 99).await.unwrap(), 5);
+    assert_eq!(s.store.forget_dead_letters(end, 99).await.unwrap(), 0);
+}
+
+async fn notices_are_stored_with_the_positions(store: Arc<dyn Store>) {
+    let s = stream(store, 1).await;
+    let mut checkpoint = s.checkpoint(0, deltas(&[]));
+    checkpoint.notices = vec![
+        Notice { kind: "dead_letter_flood", detail: "more than it's \"bound\", ü".into() },
+        Notice { kind: "dead_letter_flood_over", detail: "12 of them".into() },
+    ];
+    assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+    let told = [("dead_letter_flood".to_owned(), None), ("dead_letter_flood_over".to_owned(), None)];
+    assert_eq!(events(&*s.store).await, told);
+    // The same again is fenced by its position: nothing is told twice.
+    assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Fenced);
+    assert_eq!(events(&*s.store).await.len(), 2);
 }

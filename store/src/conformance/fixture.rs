@@ -148,6 +148,7 @@ pub(super) fn no_checkpoint(deltas: RecordBatch) -> Checkpoint {
         dead_letters: vec![],
         losses: vec![],
         replayed: vec![],
+        notices: Vec::new(),
     }
 }
 

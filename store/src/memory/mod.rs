@@ -103,7 +103,7 @@ impl std::fmt::Debug for MemoryStore {
 pub struct Event {
     /// When, by the store's clock.
     pub at: Timestamp,
-    /// `series_silent`, `series_back`, `fleet_silent`, `fleet_back` or `run_stalled`.
+    /// `series_silent`, `series_back`, `fleet_silent`, `fleet_back`, `run_stalled`, or a kind of [`crate::Notice`].
     pub kind: String,
     /// The schedule, where it is about one.
     pub schedule: Option<String>,
@@ -338,6 +338,10 @@ impl Store for MemoryStore {
 
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
         Ok(self.state().dead_letters(filter))
+    }
+
+    async fn forget_dead_letters(&self, stored_before: Timestamp, limit: usize) -> Result<u64> {
+        Ok(self.state().forget_dead_letters(stored_before, limit))
     }
 
     async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {

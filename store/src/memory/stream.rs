@@ -3,7 +3,7 @@
 use super::{Pane, State};
 use crate::batch::{WindowBuilder, for_each_delta};
 use crate::{
-    ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Heartbeat, Outcome, PaneSettings,
+    ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Event, Heartbeat, Outcome, PaneSettings,
     ProgressRow, Result, Selection, StoreError,
 };
 use arrow::array::RecordBatch;
@@ -185,6 +185,14 @@ impl State {
             );
         }
         self.losses.extend(checkpoint.losses.iter().cloned());
+        self.events.extend(checkpoint.notices.iter().map(|notice| Event {
+            at: now,
+            kind: notice.kind.to_owned(),
+            schedule: None,
+            run_id: None,
+            series: None,
+            detail: notice.detail.clone(),
+        }));
         for id in &checkpoint.replayed {
             if let Some(row) = self.dead_letters.get_mut(id) {
                 row.replayed_at = Some(now);
@@ -223,6 +231,15 @@ impl State {
         let removed = std::mem::replace(&mut self.panes, kept).len();
         self.changed.retain(|_, row| row.pane_start >= keep.0);
         removed as u64
+    }
+
+    pub(super) fn forget_dead_letters(&mut self, before: Timestamp, limit: usize) -> u64 {
+        let oldest = self.dead_letters.iter().take(limit);
+        let gone: Vec<i64> = oldest.filter(|(_, d)| d.recorded_at < before).map(|(id, _)| *id).collect();
+        gone.iter().for_each(|id| {
+            self.dead_letters.remove(id);
+        });
+        gone.len() as u64
     }
 
     pub(super) fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetterRow> {

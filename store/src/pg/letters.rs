@@ -2,11 +2,12 @@
 
 use super::PgStore;
 use super::copy::copy_in;
-use super::types::{RowExt, clean};
+use super::types::{RowExt, Us, clean};
 use crate::letters::{sensors, sensors_text};
 use crate::{DeadLetter, DeadLetterFilter, DeadLetterRow, Result};
 use deadpool_postgres::Transaction;
 use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_schemas::time::Timestamp;
 use std::collections::BTreeSet;
 use tokio_postgres::Row;
 
@@ -45,6 +46,15 @@ pub(super) async fn mark_replayed(tx: &Transaction<'_>, ids: &[i64]) -> Result<b
     let ids: Vec<i64> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let sql = "UPDATE dead_letter_data SET replayed_at = clock_timestamp() WHERE id = ANY($1) AND replayed_at IS NULL";
     Ok(tx.execute(sql, &[&ids]).await? == ids.len() as u64)
+}
+
+/// Ids rise with the time of storing, but for transactions that overlapped: the oldest rows are the first ones.
+pub(super) async fn forget(store: &PgStore, stored_before: Timestamp, limit: usize) -> Result<u64> {
+    let sql = "DELETE FROM dead_letter_data WHERE id IN (
+            SELECT id FROM (SELECT id, recorded_at FROM dead_letter_data ORDER BY id LIMIT $2) AS oldest
+            WHERE recorded_at < $1)";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(store.client().await?.execute(sql, &[&Us::from(stored_before), &limit]).await?)
 }
 
 pub(super) async fn read(store: &PgStore, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {

@@ -5,6 +5,7 @@
 
 use super::copy::{CopyError, copy_in};
 use super::error::is_state;
+use super::events::event;
 use super::migrate::Lock;
 use super::partitions::Parent;
 use super::stream::{columns, lock_rows};
@@ -75,6 +76,9 @@ pub(super) async fn checkpoint(store: &PgStore, checkpoint: &Checkpoint) -> Resu
     }
     letters::write(&tx, &checkpoint.dead_letters).await?;
     losses(&tx, checkpoint).await?;
+    for notice in &checkpoint.notices {
+        event(&tx, notice.kind, None, None, &notice.detail).await?;
+    }
     if !letters::mark_replayed(&tx, &checkpoint.replayed).await? {
         return Ok(Outcome::Fenced);
     }

@@ -210,6 +210,10 @@ impl Store for PgStore {
         letters::read(self, filter).await
     }
 
+    async fn forget_dead_letters(&self, stored_before: Timestamp, limit: usize) -> Result<u64> {
+        letters::forget(self, stored_before, limit).await
+    }
+
     async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {
         schedules::put(self, spec).await
     }

@@ -172,6 +172,7 @@ impl Stream {
             dead_letters: vec![],
             losses: vec![],
             replayed: vec![],
+            notices: Vec::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The checkpoint: one transaction that moves positions under the fence and merges what was read for it.
 
+use super::runs::{About, note_event};
 use crate::batch::for_each_delta;
 use crate::{Checkpoint, Outcome, Result};
 use arrow::array::RecordBatch;
@@ -21,6 +22,9 @@ pub(super) fn checkpoint(tx: &Transaction<'_>, checkpoint: &Checkpoint, now: Tim
     for l in &checkpoint.losses {
         let p = &l.partition;
         loss.execute(params![checkpoint.source, &*p.topic, p.partition, l.from, l.to, l.detail, now.0])?;
+    }
+    for notice in &checkpoint.notices {
+        note_event(tx, notice.kind, &About::default(), &notice.detail, now)?;
     }
     Ok(Outcome::Done)
 }

@@ -221,6 +221,19 @@ impl Store for SqliteStore {
         self.readers.run(move |conn| stream::dead_letters(conn, &filter)).await
     }
 
+    async fn forget_dead_letters(&self, stored_before: Timestamp, limit: usize) -> Result<u64> {
+        let mut forgotten = 0;
+        loop {
+            let chunk = runs::FORGET_CHUNK.min(limit - forgotten);
+            let forget = move |tx: &Transaction<'_>| stream::forget_dead_letters(tx, stored_before, chunk);
+            let some = self.writer.commit(forget).await?;
+            forgotten += some;
+            if some < chunk || forgotten >= limit {
+                return Ok(forgotten as u64);
+            }
+        }
+    }
+
     async fn put_schedule(&self, spec: &ScheduleSpec) -> Result<()> {
         let spec = spec.clone();
         self.writer.commit(move |tx| schedules::put_schedule(tx, &spec, clock())).await

@@ -171,6 +171,15 @@ pub(super) fn send_series(conn: &Connection, to: &Batches) -> Result<()> {
     Ok(())
 }
 
+/// Ids rise with the time of storing: the oldest rows are the first ones.
+pub(super) fn forget_dead_letters(tx: &Transaction<'_>, before: Timestamp, limit: usize) -> Result<usize> {
+    let sql = "DELETE FROM dead_letter_data WHERE id IN (
+            SELECT id FROM (SELECT id, recorded_at FROM dead_letter_data ORDER BY id LIMIT ?2)
+            WHERE recorded_at < ?1)";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(tx.prepare_cached(sql)?.execute([before.0, limit])?)
+}
+
 pub(super) fn dead_letters(conn: &Connection, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>> {
     let mut select = conn.prepare_cached(
         "SELECT id, topic, kafka_partition, kafka_offset, position, code, detail, payload, broker_time, count,

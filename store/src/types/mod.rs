@@ -185,6 +185,17 @@ pub struct Checkpoint {
     pub losses: Vec<Loss>,
     /// Dead letters whose readings are in `deltas`: marked as replayed.
     pub replayed: Vec<i64>,
+    /// What an operator should know: rows of the view `events`.
+    pub notices: Vec<Notice>,
+}
+
+/// What an operator should know of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What kind of event it is: `dead_letter_flood` or `dead_letter_flood_over`.
+    pub kind: &'static str,
+    /// What exactly.
+    pub detail: String,
 }
 
 /// A record that was not counted.
@@ -200,7 +211,7 @@ pub struct DeadLetter {
     pub code: DeadLetterCode,
     /// What exactly.
     pub detail: String,
-    /// The smallest enclosing record; `None` for an overflow row.
+    /// The smallest enclosing record; `None` for an overflow row, and where it is too large to be kept.
     pub payload: Option<Vec<u8>>,
     /// The broker's time.
     pub broker_time: Option<Timestamp>,
