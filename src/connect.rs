@@ -1,10 +1,10 @@
 //! Opening what lies outside, and waiting for what does not answer.
 
-use crate::config::{Config, mask};
 use crate::exit::Fail;
 use crate::signals::{Shutdown, Stopped};
 use fleetscore_schemas::codes::Classify;
 use fleetscore_scorer::blobs::Blobs;
+use fleetscore_settings::{Config, mask};
 use fleetscore_store::{Store, StoreOptions};
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -3,16 +3,14 @@
 //! | module | decides |
 //! | --- | --- |
 //! | `cli` | the commands and their flags, one file for each |
-//! | `config` | settings out of flags, environment, file and defaults; what is secret |
 //! | `connect` | how servers that do not answer are waited for |
 //! | `roles` | which services a process runs, and how it ends |
-//! | `http` | `/healthz` and `/readyz` |
+//! | `http` | what `/healthz` and `/readyz` say |
 //! | `send` | from files and the simulator to messages |
 //! | `demo` | everything in one process |
 //! | `exit` | the status of the process |
 
 mod cli;
-mod config;
 mod connect;
 mod demo;
 mod exit;

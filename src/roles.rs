@@ -1,6 +1,5 @@
 //! Which services a process runs, how they are wired, and how it ends.
 
-use crate::config::{Config, mask};
 use crate::exit::{Fail, Outcome};
 use crate::signals::Shutdown;
 use crate::{connect, http, wire};
@@ -8,6 +7,7 @@ use fleetscore_aggregator::{self as aggregator, SystemClock};
 use fleetscore_ingest::{KafkaSource, SourceHandle};
 use fleetscore_scorer::blobs::Blobs;
 use fleetscore_scorer::service as scorer;
+use fleetscore_settings::{Config, mask};
 use fleetscore_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,8 @@ impl Handles {
         }
         if let Some(a) = self.aggregator.as_ref().map(aggregator::Handle::snapshot) {
             let words = format!("{} readings, {} checkpoints", a.readings, a.checkpoints);
+            // A flood is the senders' trouble: what can be read is read.
+            let words = a.flood.map_or(words.clone(), |flood| format!("{words}; {flood}"));
             said.push(Said::new("aggregator", a.waits_for, words));
         }
         if let Some(s) = self.scorer.as_ref().map(scorer::Handle::snapshot) {
@@ -121,7 +123,7 @@ pub(crate) struct Running {
 /// What a service failed of; a shutdown that passed its timeout.
 pub(crate) async fn run(config: &Config, roles: Roles, shutdown: &Shutdown) -> Outcome {
     let listener = match &config.http {
-        Some(address) => Some(http::listen(address, false).await?),
+        Some(address) => Some(fleetscore_http::listen(address, false).await?),
         None => None,
     };
     let mut running = Running::start(config, roles, shutdown, listener).await?;
@@ -207,7 +209,10 @@ impl Running {
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         if let Some(listener) = listener {
             let serving = http::serve(listener, told, stop.clone());
-            tasks.spawn(async move { ("http", serving.await) });
+            tasks.spawn(async move {
+                serving.await;
+                ("http", Ok(()))
+            });
         }
         let store = connect::store(config, shutdown).await?;
         standing.send_replace(waits("blob storage", &config.blobs));
@@ -242,7 +247,7 @@ impl Running {
         let (source, source_handle) = KafkaSource::open(wire::kafka(config, brokers, store_id))?;
         let options = wire::aggregator(config, name.to_owned());
         let clock = Arc::new(SystemClock::new());
-        let (service, handle) = aggregator::Service::new(options, store, Box::new(source), clock)?;
+        let (service, handle) = aggregator::service(options, store, Box::new(source), clock)?;
         let stop = self.stop.clone();
         self.tasks.spawn(async move { ("aggregator", service.run(stop).await.map_err(Fail::from)) });
         self.handles.source = Some(source_handle);
@@ -291,7 +296,10 @@ impl Running {
     pub(crate) fn serve(&mut self, listener: TcpListener) {
         let (_, standing) = watch::channel(Standing::Runs(self.handles.clone()));
         let serving = http::serve(listener, standing, self.stop.clone());
-        self.tasks.spawn(async move { ("http", serving.await) });
+        self.tasks.spawn(async move {
+            serving.await;
+            ("http", Ok(()))
+        });
     }
 
     /// Waits until a service ends by itself, which it never should.
@@ -336,7 +344,7 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use fleetscore_settings::Sources;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn get(address: &str, path: &str) -> std::io::Result<String> {

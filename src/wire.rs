@@ -1,20 +1,16 @@
 //! From settings to the options of the parts.
 
-use crate::config::{Config, Start};
 use fleetscore_aggregator::{OnOffsetGap, Options};
 use fleetscore_decode::{DecodeOptions, FieldNames, TsUnit};
 use fleetscore_ingest::{KafkaOptions, StartAt};
+use fleetscore_settings::{Config, Start};
 use fleetscore_store::{PaneSettings, ReadinessSettings};
 use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Bytes read and not yet aggregated that a process holds at most.
-const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Messages of one batch at most.
 const BATCH_MESSAGES: usize = 4096;
-/// More dead letters in one checkpoint are counted, not kept one by one.
-const DEAD_LETTERS_PER_CHECKPOINT: usize = 10_000;
 
 /// How long handing tasks back may take at the end.
 const HAND_BACK: Duration = Duration::from_secs(5);
@@ -34,6 +30,7 @@ pub(crate) fn decode_options(config: &Config) -> DecodeOptions {
         },
         ts_from_broker: config.readings.ts_from_broker,
         max_series: config.max_series,
+        max_message_bytes: config.max_message_bytes,
         ..DecodeOptions::default()
     }
 }
@@ -72,7 +69,9 @@ pub(crate) fn aggregator(config: &Config, owner: String) -> Options {
         max_series: config.max_series,
         on_offset_gap: if config.continue_on_gap { OnOffsetGap::Continue } else { OnOffsetGap::Stop },
         retention_us: config.retention_us,
-        max_dead_letters_per_checkpoint: DEAD_LETTERS_PER_CHECKPOINT,
+        dead_letters_per_minute: config.dead_letters_per_minute,
+        dead_letter_bytes_per_minute: config.dead_letter_bytes_per_minute,
+        dead_letter_retention_us: config.dead_letter_retention_us,
         shutdown_timeout_us: i64::try_from(config.shutdown_timeout.as_micros()).unwrap_or(i64::MAX),
         ..Options::new(owner, pane_settings(config))
     }
@@ -92,7 +91,7 @@ pub(crate) fn kafka(config: &Config, brokers: &str, store_id: Uuid) -> KafkaOpti
         properties: config.kafka_properties.clone(),
         cluster: config.cluster.clone(),
         decode: decode_options(config),
-        max_in_flight_bytes: IN_FLIGHT_BYTES,
+        max_in_flight_bytes: config.in_flight_bytes,
         batch_messages: BATCH_MESSAGES,
     }
 }

@@ -4,7 +4,6 @@
 //! | --- | --- |
 //! | [`readiness`] | when an interval is ready (pure) |
 //! | [`core`] | which runs are opened, which ranges are skipped, which fires are made (pure) |
-//! | [`cron`] | when a schedule acts next (pure) |
 //! | [`plan`] | scoring: windows joined with models, one function over columns |
 //! | [`service`] | plans, scores and publishes for as long as the process lives |
 //! | [`range`] | scores a range of intervals once and ends |
@@ -16,7 +15,6 @@
 mod backoff;
 pub mod blobs;
 pub mod core;
-pub mod cron;
 pub mod diff;
 pub mod error;
 mod filters;

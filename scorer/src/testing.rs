@@ -239,6 +239,7 @@ impl World {
             dead_letters: vec![],
             losses: vec![],
             replayed: vec![],
+            notices: Vec::new(),
         };
         assert_eq!(self.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
     }

@@ -137,8 +137,8 @@ async fn show(id: i64, as_object: bool, store: &dyn Store) -> Outcome {
     Ok(Done::All)
 }
 
-/// Dead letters read, decoded and merged at a time.
-const CHUNK: usize = 1000;
+/// Dead letters read, decoded and merged at a time: of up to a mebibyte each.
+const CHUNK: usize = 128;
 
 async fn replay(args: Replay, context: &Context, store: &dyn Store) -> Outcome {
     let mut total = ReplayReport::default();
@@ -214,7 +214,7 @@ fn print_replay(args: &Replay, total: &ReplayReport, without_bytes: usize) {
     }
     let overflow = match without_bytes {
         0 => String::new(),
-        n => format!(", {n} overflow rows without bytes (read those offsets from Kafka)"),
+        n => format!(", {n} rows without bytes (their records can be read from Kafka: docs/limits.md)"),
     };
     output::print(&format!(
         "{} replayed ({} readings, {} filtered out), {} refused{overflow}",

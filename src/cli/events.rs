@@ -11,7 +11,7 @@ pub(super) struct Args {
     /// Of this schedule.
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
-    /// Of this kind: series_silent, series_back, fleet_silent, fleet_back, run_stalled …; may be repeated.
+    /// Of this kind: series_silent, series_back, fleet_silent, fleet_back, run_stalled, dead_letter_flood, dead_letter_flood_over …; may be repeated.
     #[arg(long, value_name = "KIND")]
     kind: Vec<String>,
     /// At most so many; 0 = all.

@@ -1,9 +1,9 @@
 //! `migrate`: the store's tables, under a lock.
 
 use super::Context;
-use crate::config::mask;
 use crate::exit::{Done, Outcome};
 use crate::{connect, output};
+use fleetscore_settings::mask;
 
 pub(super) async fn run(context: &Context) -> Outcome {
     let store = connect::store(&context.config, &context.shutdown).await?;

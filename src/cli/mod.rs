@@ -22,12 +22,12 @@ mod sql;
 mod train;
 mod views;
 
-use crate::config::{Config, SettingFlags, Sources};
 use crate::exit::{self, Done, Fail, Outcome};
 use crate::logging::{self, LogFormat};
 use crate::roles::Roles;
 use crate::signals::Shutdown;
 use clap::{Parser, Subcommand};
+use fleetscore_settings::{Config, SettingFlags, Sources};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

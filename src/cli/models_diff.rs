@@ -1,12 +1,12 @@
 //! `models diff`: a shadow comparison of two sets.
 
 use super::Context;
-use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{output, wire};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_scorer::blobs::Blobs;
 use fleetscore_scorer::diff::{DiffOptions, DiffReport, IntervalDiff, LabelDiff, Side, diff};
+use fleetscore_settings::units;
 use fleetscore_store::Store;
 use serde_json::json;
 use std::sync::Arc;

@@ -5,13 +5,13 @@ mod report;
 
 use super::Context;
 use super::models_pins::pattern;
-use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{connect, wire};
 use fleetscore_schemas::status::RunScope;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_scorer::ScorerError;
 use fleetscore_scorer::range::{RangeOptions, RangeProgress, RangeReport, SetChoice, run_range};
+use fleetscore_settings::units;
 pub(super) use report::Asked;
 
 use progress::Bar;

@@ -6,10 +6,10 @@ mod pause;
 mod show;
 
 use super::Context;
-use crate::config::units::show_duration;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{connect, output};
 use fleetscore_schemas::time::{Timestamp, US_PER_S};
+use fleetscore_settings::units::show_duration;
 use fleetscore_store::{ScheduleRow, Store, Trigger};
 use serde_json::{Value, json};
 

@@ -1,7 +1,6 @@
 //! `send`: a producer.
 
 use super::Context;
-use crate::config::units;
 use crate::connect::patiently;
 use crate::exit::{Done, Fail, Outcome};
 use crate::send::csv::Reading;
@@ -13,6 +12,7 @@ use fleetscore_ingest::admin::create_topic;
 use fleetscore_ingest::producer::Delivery;
 use fleetscore_ingest::{IngestError, Producer};
 use fleetscore_schemas::time::{Timestamp, US_PER_S};
+use fleetscore_settings::units;
 use fleetscore_simulator::FleetOptions;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,7 +2,6 @@
 
 use super::Context;
 use super::models_sets::fits;
-use crate::config::units;
 use crate::exit::{Done, Fail, Outcome};
 use crate::{logging, output};
 use fleetscore_schemas::SeriesName;
@@ -12,6 +11,7 @@ use fleetscore_scorer::blobs::Blobs;
 use fleetscore_scorer::models::{
     self, ExportReport, Gamma, MAX_ITERATIONS, Observer, Progress, Sampling, TrainOptions, TrainReport,
 };
+use fleetscore_settings::units;
 use fleetscore_store::Store;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use regex::Regex;

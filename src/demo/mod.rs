@@ -7,14 +7,13 @@ mod quality;
 mod setting;
 mod watch;
 
-use crate::config::Config;
 use crate::exit::{Done, Fail, Outcome};
-use crate::http;
 use crate::output;
 use crate::roles::{Roles, Running};
 use crate::signals::Shutdown;
 use feed::{Feed, Feeder};
 use fleetscore_ingest::Producer;
+use fleetscore_settings::Config;
 use fleetscore_simulator::Fleet;
 use quality::Summary;
 use setting::Stage;
@@ -41,7 +40,7 @@ pub(crate) async fn run(config: &Config, shutdown: &Shutdown, wish: Wish) -> Out
     let started = Instant::now();
     let stage = Stage::set(config, &wish).await?;
     let mut running = Running::start(&stage.config, Roles::All, shutdown, None).await?;
-    let listener = http::listen(stage.http.as_str(), stage.http_may_move).await?;
+    let listener = fleetscore_http::listen(stage.http.as_str(), stage.http_may_move).await?;
     let http = listener.local_addr().map_or_else(|_| stage.http.clone(), |a| a.to_string());
     running.serve(listener);
     output::print(&stage.greeting(&http));

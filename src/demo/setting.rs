@@ -1,10 +1,10 @@
 //! The demo's stage: its folder, its broker, its settings and its stretches of event time.
 
 use super::{Wish, folder};
-use crate::config::Config;
 use crate::exit::Fail;
 use fleetscore_ingest::EmbeddedBroker;
 use fleetscore_schemas::time::{Timestamp, US_PER_S};
+use fleetscore_settings::Config;
 use fleetscore_simulator::FleetOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

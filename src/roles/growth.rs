@@ -1,8 +1,8 @@
 //! How many rows a day are stored, and what bounds them.
 
-use crate::config::Config;
-use crate::config::units::show_duration;
 use fleetscore_schemas::time::US_PER_S;
+use fleetscore_settings::Config;
+use fleetscore_settings::units::show_duration;
 use fleetscore_store::{Keep, ScheduleSpec, Trigger};
 
 const DAY_US: i64 = 86_400 * US_PER_S;
@@ -66,7 +66,7 @@ fn rows(a_day: i64, series: Option<i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use fleetscore_settings::Sources;
 
     /// The settings with these flags and this of the default schedule.
     fn config(retention: &str, keep: &str) -> Config {

@@ -1,8 +1,8 @@
 //! Readings of a CSV file: header names in any case, times without a zone are UTC, file order.
 
-use crate::config::units::time_utc;
 use crate::exit::Fail;
 use fleetscore_schemas::time::Timestamp;
+use fleetscore_settings::units::time_utc;
 use std::io::Read;
 use std::path::Path;
 

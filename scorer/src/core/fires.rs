@@ -3,7 +3,7 @@
 use super::forward::{Reach, Way};
 use super::pass::Standing;
 use super::{LOOK_GAP_US, Look, Question};
-use crate::cron::{self, Due};
+use fleetscore_cron::{self as cron, Due};
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_store::{Fire, ScheduleRow, Trigger};
 

@@ -3,7 +3,7 @@
 
 use super::forward::{Reach, Way};
 use super::{Look, Question, floor_start, starts_from};
-use crate::cron::Due;
+use fleetscore_cron::Due;
 use fleetscore_schemas::status::{RunCause, RunState};
 use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_store::{CatchUp, Missed, ScheduleRow, Trigger};

@@ -516,6 +516,7 @@ pub(super) async fn with_panes(p: &Place, panes: &[i64], series: u32, value: imp
         dead_letters: vec![],
         losses: vec![],
         replayed: vec![],
+        notices: Vec::new(),
     };
     assert_eq!(p.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
 }

@@ -2,11 +2,11 @@
 
 use super::super::Context;
 use super::{as_json, find, other, phases_json, seconds, shards};
-use crate::config::mask;
 use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_schemas::status::TaskState;
 use fleetscore_schemas::time::Timestamp;
+use fleetscore_settings::mask;
 use fleetscore_store::{Phases, RunEvent, RunRow, SeriesRange, Store, TaskRow};
 use serde_json::{Value, json};
 use std::collections::HashMap;

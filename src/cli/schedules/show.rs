@@ -3,11 +3,11 @@
 use super::super::Context;
 use super::super::runs;
 use super::{as_json, find, next, state};
-use crate::config::describe;
 use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_schemas::status::RunState;
 use fleetscore_schemas::time::Timestamp;
+use fleetscore_settings::describe;
 use fleetscore_store::{RunFilter, RunRow, ScheduleRow, Store};
 use serde_json::{Value, json};
 

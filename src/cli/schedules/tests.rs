@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::describe;
+use fleetscore_settings::describe;
 use fleetscore_store::{Pause, ScheduleSpec};
 use uuid::Uuid;
 

@@ -3,7 +3,7 @@
 mod describe;
 mod values;
 
-pub(crate) use describe::describe;
+pub use describe::describe;
 pub(super) use values::off_or_from;
 
 use super::reader::{Reader, quoted};

@@ -3,15 +3,21 @@
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use fleetscore_schemas::time::{Timestamp, US_PER_S};
 
-/// `30s`, `5m`, `1h`, `7d`, also put together (`1h 30m`); in microseconds.
-pub(crate) fn duration_us(text: &str) -> Result<i64, String> {
-    let wrong = || format!("`{text}` is not a duration such as `30s`, `5m`, `1h` or `7d`");
-    let d = humantime::parse_duration(text.trim()).map_err(|_| wrong())?;
-    i64::try_from(d.as_micros()).map_err(|_| wrong())
+/// The longest duration, a century: some of them added to a time, or to each other, stay far inside an `i64`.
+pub const LONGEST_US: i64 = 36_525 * 86_400 * US_PER_S;
+
+/// `30s`, `5m`, `1h`, `7d`, also put together (`1h 30m`); in microseconds, at most 36525 days.
+pub fn duration_us(text: &str) -> Result<i64, String> {
+    let d = humantime::parse_duration(text.trim())
+        .map_err(|_| format!("`{text}` is not a duration such as `30s`, `5m`, `1h` or `7d`"))?;
+    match i64::try_from(d.as_micros()) {
+        Ok(us) if us <= LONGEST_US => Ok(us),
+        _ => Err(format!("`{text}` is too long: at most {}", show_duration(LONGEST_US))),
+    }
 }
 
 /// As [`duration_us`], or `off`.
-pub(crate) fn duration_or_off(text: &str) -> Result<Option<i64>, String> {
+pub fn duration_or_off(text: &str) -> Result<Option<i64>, String> {
     if text.trim() == "off" {
         return Ok(None);
     }
@@ -19,7 +25,7 @@ pub(crate) fn duration_or_off(text: &str) -> Result<Option<i64>, String> {
 }
 
 /// The shortest text that [`duration_us`] reads back as the same.
-pub(crate) fn show_duration(us: i64) -> String {
+pub fn show_duration(us: i64) -> String {
     const UNITS: [(&str, i64); 6] = [
         ("d", 86_400 * US_PER_S),
         ("h", 3_600 * US_PER_S),
@@ -37,7 +43,7 @@ pub(crate) fn show_duration(us: i64) -> String {
 }
 
 /// `256MiB`, `64 MB`, `1048576`; in bytes.
-pub(crate) fn bytes(text: &str) -> Result<usize, String> {
+pub fn bytes(text: &str) -> Result<usize, String> {
     let wrong = || format!("`{text}` is not a size such as `256MiB`, `64MB` or `1048576`");
     let t = text.trim();
     let digits = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
@@ -56,7 +62,7 @@ pub(crate) fn bytes(text: &str) -> Result<usize, String> {
 }
 
 /// A size in the largest binary unit it is a whole number of.
-pub(crate) fn show_bytes(n: usize) -> String {
+pub fn show_bytes(n: usize) -> String {
     match n {
         0 => "0".to_owned(),
         n if n % (1 << 30) == 0 => format!("{}GiB", n >> 30),
@@ -67,7 +73,7 @@ pub(crate) fn show_bytes(n: usize) -> String {
 }
 
 /// RFC 3339 or a date (midnight UTC).
-pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+pub fn time(text: &str) -> Result<Timestamp, String> {
     let t = text.trim();
     if let Ok(t) = DateTime::parse_from_rfc3339(t) {
         return Ok(t.with_timezone(&Utc).into());
@@ -80,7 +86,7 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
 }
 
 /// As [`time`]; a time of day without a zone is UTC (files of the world outside).
-pub(crate) fn time_utc(text: &str) -> Result<Timestamp, String> {
+pub fn time_utc(text: &str) -> Result<Timestamp, String> {
     let t = text.trim();
     for format in ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"] {
         if let Ok(t) = NaiveDateTime::parse_from_str(t, format) {
@@ -112,6 +118,9 @@ mod tests {
         }
         for text in ["", "ten", "10", "-5s", "5 parsecs", "off"] {
             assert!(duration_us(text).is_err(), "{text}");
+        }
+        for text in ["36526d", "9223372036854775us", "300000y"] {
+            assert!(duration_us(text).unwrap_err().ends_with("is too long: at most 36525d"), "{text}");
         }
         assert_eq!(duration_or_off("off"), Ok(None));
         assert_eq!(duration_or_off("1d"), Ok(Some(86_400 * US_PER_S)));

@@ -25,7 +25,7 @@ const fn setting(
 }
 
 /// All of them, in the order they are shown.
-pub(crate) const SETTINGS: [Setting; 26] = [
+pub(crate) const SETTINGS: [Setting; 31] = [
     setting("kafka", "kafka", "", "Kafka's host:port list, or an Event Hubs connection string"),
     Setting { many: true, ..setting("topic", "topic", "readings", "Topic of readings; may be repeated") },
     setting("group", "group", "", "Consumer group [default: fleetscore-<store id>]"),
@@ -43,7 +43,22 @@ pub(crate) const SETTINGS: [Setting; 26] = [
     setting("max_wait", "max-wait", "10m", "How long a silent owner holds intervals back"),
     setting("checkpoint_interval", "checkpoint-interval", "10s", "The longest time between checkpoints"),
     setting("checkpoint_bytes", "checkpoint-bytes", "256MiB", "Memory that forces a checkpoint"),
+    setting("in_flight_bytes", "in-flight-bytes", "64MiB", "Bytes read from Kafka and not aggregated yet"),
+    setting("max_message_bytes", "max-message-bytes", "64MiB", "Larger messages are dead letters"),
     setting("max_series", "max-series", "2000000", "Readings of further series are dead letters"),
+    setting(
+        "dead_letters_per_minute",
+        "dead-letters-per-minute",
+        "10000",
+        "Dead letters that a process stores one by one; what is beyond is counted",
+    ),
+    setting("dead_letter_bytes_per_minute", "dead-letter-bytes-per-minute", "16MiB", "The same in bytes"),
+    setting(
+        "dead_letter_retention",
+        "dead-letter-retention",
+        "90d",
+        "How long dead letters are kept, or off",
+    ),
     setting(
         "on_offset_gap",
         "on-offset-gap",
@@ -66,7 +81,7 @@ pub(crate) const SETTINGS: [Setting; 26] = [
 
 /// Values of the flags of [`SETTINGS`] that were given.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SettingFlags(pub(crate) Vec<(String, Vec<String>)>);
+pub struct SettingFlags(pub Vec<(String, Vec<String>)>);
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {

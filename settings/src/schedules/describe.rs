@@ -5,7 +5,7 @@ use super::super::units::show_duration;
 use fleetscore_store::{ScheduleSpec, Trigger};
 
 /// Every setting with its value as text, in the order of the documentation; `None` = not set.
-pub(crate) fn describe(s: &ScheduleSpec) -> Vec<(&'static str, Option<String>)> {
+pub fn describe(s: &ScheduleSpec) -> Vec<(&'static str, Option<String>)> {
     let features: Vec<&str> = s.features.iter().map(|f| f.as_str()).collect();
     let (cron, zone) = match &s.trigger {
         Trigger::Cron { expression, time_zone } => (Some(expression.clone()), time_zone.clone()),

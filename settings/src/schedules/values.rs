@@ -19,7 +19,7 @@ pub(super) fn duration_from(least_us: i64) -> impl Fn(&str) -> Result<i64, Strin
 }
 
 /// The same, or `off`.
-pub(in crate::config) fn off_or_from(least_us: i64) -> impl Fn(&str) -> Result<Option<i64>, String> {
+pub(crate) fn off_or_from(least_us: i64) -> impl Fn(&str) -> Result<Option<i64>, String> {
     move |text| match duration_or_off(text)? {
         Some(us) => at_least(us, least_us, text).map(Some),
         None => Ok(None),
@@ -114,7 +114,7 @@ pub(super) fn pattern(text: &str) -> Result<(), String> {
 
 /// Whether it is a cron expression that ever fires, in a zone that is known.
 pub(super) fn known_cron(expression: &str, zone: &str) -> Result<(), String> {
-    fleetscore_scorer::cron::check_cron(expression, zone)
+    fleetscore_cron::check_cron(expression, zone)
 }
 
 pub(super) fn is_name(name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Secrets are never shown: not by `config`, not in a log, not in an error.
 
 /// What stands where a secret was.
-pub(crate) const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// Names (parts of names) whose values are secret, in URLs, connection strings and Kafka properties.
 const SECRET_NAMES: [&str; 12] = [
@@ -29,12 +29,12 @@ fn is_secret_name(name: &str) -> bool {
 }
 
 /// The value of a Kafka property as it may be shown.
-pub(crate) fn property(name: &str, value: &str) -> String {
+pub fn property(name: &str, value: &str) -> String {
     if is_secret_name(name) { MASK.to_owned() } else { text(value) }
 }
 
 /// A URL, a connection string or any text that may hold one, with its passwords, keys and signatures masked.
-pub(crate) fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     pairs(&userinfo(text))
 }
 

@@ -85,17 +85,17 @@ const NICKNAMES: [&str; 6] = ["@yearly", "@annually", "@monthly", "@weekly", "@d
 
 /// Fires of a cron schedule that are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Due {
+pub struct Due {
     /// The first of them.
-    pub(crate) first: Timestamp,
+    pub first: Timestamp,
     /// The last of them.
-    pub(crate) last: Timestamp,
+    pub last: Timestamp,
     /// How many; at most [`COUNTED`].
-    pub(crate) fires: i64,
+    pub fires: i64,
 }
 
 /// So many fires are counted; what is beyond them is passed over in one step.
-pub(crate) const COUNTED: i64 = 10_000;
+pub const COUNTED: i64 = 10_000;
 
 /// A trigger's expression in its zone.
 struct Told {
@@ -210,7 +210,7 @@ pub fn next_fires(trigger: &Trigger, after: Timestamp, n: usize) -> Result<Vec<T
 }
 
 /// The fires in `(after, until]`; `None` where there are none.
-pub(crate) fn due(
+pub fn due(
     expression: &str,
     zone: &str,
     after: Timestamp,
@@ -252,5 +252,4 @@ pub fn next_intervals(
 }
 
 #[cfg(test)]
-#[path = "cron_tests.rs"]
 mod tests;

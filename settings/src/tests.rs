@@ -1,5 +1,4 @@
 use super::*;
-use crate::exit::status;
 use std::io::Write;
 
 fn sources(
@@ -23,7 +22,7 @@ fn sources(
 fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &[&str])]) -> Result<Config, String> {
     let (s, _kept) = sources(file, environment, flags);
     Config::load(&s).map_err(|e| {
-        assert_eq!(status(&Err(e.clone())), 2, "a wrong setting is the user's");
+        assert_eq!(e.domain(), Domain::User, "a wrong setting is the user's");
         e.to_string()
     })
 }
@@ -51,6 +50,9 @@ fn defaults_are_those_of_the_contract() {
         [60, 10, 300, 604_800, 30, 30, 600, 10].map(seconds)
     );
     assert_eq!((c.checkpoint_bytes, c.max_series, c.continue_on_gap), (256 << 20, 2_000_000, false));
+    assert_eq!((c.in_flight_bytes, c.max_message_bytes), (64 << 20, 64 << 20));
+    assert_eq!((c.dead_letters_per_minute, c.dead_letter_bytes_per_minute), (10_000, 16 << 20));
+    assert_eq!(c.dead_letter_retention_us, Some(90 * 86_400 * 1_000_000));
     assert_eq!((c.retention_us, c.http.as_deref(), c.shutdown_timeout.as_secs()), (None, None, 25));
     assert_eq!(c.schedules.len(), 1);
     let s = &c.schedules[0];
@@ -174,6 +176,9 @@ fn every_mistake_is_listed_with_its_setting_and_origin() {
 fn wrong_kinds_and_files() {
     for (file, part) in [
         ("kafka = [\"a\"]\n", "kafka: must be one value, not a list"),
+        ("max_message_bytes = \"4GiB\"\n", "max_message_bytes: `4GiB` is too large: at most 2147483647"),
+        ("in_flight_bytes = \"1KiB\"\n", "in_flight_bytes: `1KiB` is too small: at least 1MiB"),
+        ("dead_letters_per_minute = -1\n", "dead_letters_per_minute: `-1`"),
         ("topic = 5\n", "topic: must be text or a list of texts, not `5`"),
         ("topic = [\"a\", true]\n", "topic: must be text or a list of texts, not `true`"),
         ("store = \"mysql://me:s3cret@h/d\"\n", "store: is not of the form postgres://"),
@@ -197,6 +202,52 @@ fn wrong_kinds_and_files() {
             .to_string()
             .contains("config: `/no/such/file.toml` cannot be read")
     );
+}
+
+#[test]
+fn durations_beyond_any_use_are_mistakes() {
+    // What is longer than the longest is kept for ever.
+    let century =
+        load("", &[], &[("allowed_lateness", &["36525d"]), ("interval", &["36525d"])]).ok().unwrap();
+    assert_eq!(century.run_retention_us, None);
+    for text in ["9223372036854775us", "36526d"] {
+        let said = load("", &[], &[("allowed_lateness", &[text])]).err().unwrap();
+        assert!(
+            said.contains("allowed_lateness: `") && said.contains("is too long: at most 36525d"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_property_that_is_named_in_two_ways_is_one() {
+    let file = "[kafka_properties]\n\"sasl.password\" = \"file\"\n\"x.y\" = 1\nx.y = 2\n";
+    let c = load(file, &[("FLEETSCORE_KAFKA_PROPERTIES__SASL_PASSWORD", "env")], &[]).ok().unwrap();
+    assert_eq!(c.kafka_properties["sasl.password"], "env");
+    let printed = toml::from_str::<toml::Table>(&c.to_toml()).expect("what `config` prints is TOML");
+    assert_eq!(printed["kafka_properties"].as_table().unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_not_quoted() {
+    for file in [
+        "interval = \"1m\"\nstore = \"postgres://me:s3cret@h/d\n",
+        "a = 1\nstore = postgres://me:s3cret@h/d\n",
+        "\n[kafka_properties]\nsasl.password = s3cret",
+    ] {
+        let said = load(file, &[], &[]).err().unwrap();
+        let line = 1 + file[..file.find("s3cret").unwrap()].matches('\n').count();
+        assert!(said.contains(&format!("is not TOML in line {line}: ")), "{said}");
+        assert!(!said.contains("s3cret") && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_mistake_is_one_line_whatever_was_given() {
+    let env = [("FLEETSCORE_INTERVAL", "1m\n  kafka: all is well (default)"), ("FLEETSCORE_A\nB", "1")];
+    let said = load("\"x\\ny\" = 1\n", &env, &[]).err().unwrap();
+    assert_eq!(said.lines().count(), 4, "{said}");
+    assert!(said.contains("`1m\\n  kafka: all is well (default)`"), "{said}");
 }
 
 #[test]

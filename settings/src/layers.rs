@@ -101,9 +101,19 @@ pub(super) fn figment(
         // Read here, so that a missing file and bad TOML are told apart and name the flag.
         let text = std::fs::read_to_string(path)
             .map_err(|e| format!("config: `{}` cannot be read: {e}", path.display()))?;
-        toml::from_str::<toml::Table>(&text)
-            .map_err(|e| format!("config: `{}` is not TOML: {}", path.display(), e.to_string().trim_end()))?;
+        toml::from_str::<toml::Table>(&text).map_err(|e| not_toml(path, &text, &e))?;
         figment = figment.merge(Toml::file_exact(path));
     }
     Ok(figment.merge(Environment(environment)).merge(Flags(flags)))
+}
+
+/// What is wrong with a file, and where: not with the line itself, as toml's own words have it, for it may hold a
+/// password whose quotation mark is missing.
+fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(String::new(), |span| {
+        let before = &text.as_bytes()[..span.start.min(text.len())];
+        format!(" in line {}", 1 + before.iter().filter(|c| **c == b'\n').count())
+    });
+    let what: Vec<&str> = error.message().lines().map(str::trim).collect();
+    format!("config: `{}` is not TOML{line}: {}", path.display(), what.join(", "))
 }

@@ -2,16 +2,16 @@
 //! and where it came from; secrets are masked wherever they might be seen.
 
 mod layers;
-pub(crate) mod mask;
+pub mod mask;
 mod reader;
 mod schedules;
 mod settings;
-pub(crate) mod units;
+pub mod units;
 
-pub(crate) use schedules::describe;
-pub(crate) use settings::SettingFlags;
+pub use schedules::describe;
+pub use settings::SettingFlags;
 
-use crate::exit::Fail;
+use fleetscore_schemas::codes::{Classify, Domain};
 use fleetscore_schemas::time::{Edges, Timestamp, US_PER_S};
 use fleetscore_store::ScheduleSpec;
 use reader::{Reader, Shown, quoted};
@@ -22,7 +22,7 @@ use units::{duration_or_off, duration_us, show_bytes, show_duration};
 
 /// Where to begin in a topic without positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+pub enum Start {
     /// At the oldest record there is.
     Earliest,
     /// Behind the newest.
@@ -33,70 +33,124 @@ pub(crate) enum Start {
 
 /// Table `[readings]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Readings {
+pub struct Readings {
     /// Row filter in SQL; empty for none.
-    pub(crate) filter: String,
+    pub filter: String,
     /// Value expression in SQL; empty for the value itself.
-    pub(crate) value: String,
+    pub value: String,
     /// Names of the fields device, sensor, ts, value, values.
-    pub(crate) fields: [String; 5],
+    pub fields: [String; 5],
     /// `s`, `ms`, `us` or `ns`.
-    pub(crate) ts_unit: String,
+    pub ts_unit: String,
     /// Whether the broker's time counts where a reading has none.
-    pub(crate) ts_from_broker: bool,
+    pub ts_from_broker: bool,
+}
+
+/// What is wrong with the settings: every mistake, one a line, each naming its setting and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+impl Classify for SettingsError {
+    fn domain(&self) -> Domain {
+        Domain::User
+    }
+
+    fn is_transient(&self) -> bool {
+        false
+    }
 }
 
 /// The effective settings. Holds secrets, so it has no `Debug`.
 #[derive(Clone)]
-pub(crate) struct Config {
-    pub(crate) kafka: Option<String>,
-    pub(crate) topic: Vec<String>,
-    pub(crate) group: Option<String>,
-    pub(crate) start: Start,
-    pub(crate) store: String,
-    pub(crate) blobs: String,
-    pub(crate) data_dir: PathBuf,
-    pub(crate) interval_us: i64,
-    pub(crate) edges: Edges,
-    pub(crate) max_disorder_us: i64,
-    pub(crate) max_future_skew_us: i64,
-    pub(crate) allowed_lateness_us: i64,
-    pub(crate) idle_timeout_us: i64,
-    pub(crate) owner_ttl_us: i64,
-    pub(crate) max_wait_us: i64,
-    pub(crate) checkpoint_interval_us: i64,
-    pub(crate) checkpoint_bytes: usize,
-    pub(crate) max_series: u32,
-    pub(crate) continue_on_gap: bool,
-    pub(crate) retention_us: Option<i64>,
-    pub(crate) run_retention_us: Option<i64>,
-    pub(crate) fleet_silence_us: Option<i64>,
-    pub(crate) lease_us: i64,
-    pub(crate) parallel_tasks: usize,
-    pub(crate) http: Option<String>,
-    pub(crate) shutdown_timeout: Duration,
-    pub(crate) kafka_properties: BTreeMap<String, String>,
-    pub(crate) readings: Readings,
-    pub(crate) schedules: Vec<ScheduleSpec>,
+pub struct Config {
+    /// The broker list or Event Hubs connection string.
+    pub kafka: Option<String>,
+    /// Topics of readings; at least one.
+    pub topic: Vec<String>,
+    /// The consumer group; `None` = `fleetscore-<store id>`.
+    pub group: Option<String>,
+    /// Where to begin in a topic without positions.
+    pub start: Start,
+    /// `postgres://…`, `sqlite:PATH` or `memory:`.
+    pub store: String,
+    /// A URL of object storage, or a folder.
+    pub blobs: String,
+    /// The folder of the default store and blobs.
+    pub data_dir: PathBuf,
+    /// The pane, in microseconds: a whole number of seconds.
+    pub interval_us: i64,
+    /// Which edge belongs to a window.
+    pub edges: Edges,
+    /// How far readings of one partition may be out of order.
+    pub max_disorder_us: i64,
+    /// How far ahead of the clock a reading may be.
+    pub max_future_skew_us: i64,
+    /// Readings later than this are dead letters.
+    pub allowed_lateness_us: i64,
+    /// A partition without readings for so long is quiet.
+    pub idle_timeout_us: i64,
+    /// An owner not seen for so long is silent.
+    pub owner_ttl_us: i64,
+    /// How long a silent owner holds intervals back.
+    pub max_wait_us: i64,
+    /// The longest time between checkpoints.
+    pub checkpoint_interval_us: i64,
+    /// Memory that forces a checkpoint.
+    pub checkpoint_bytes: usize,
+    /// Bytes read from Kafka and not aggregated yet.
+    pub in_flight_bytes: usize,
+    /// Larger messages are dead letters.
+    pub max_message_bytes: usize,
+    /// Readings of further series are dead letters.
+    pub max_series: u32,
+    /// Dead letters that a process stores one by one; what is beyond is counted.
+    pub dead_letters_per_minute: u32,
+    /// The same in bytes.
+    pub dead_letter_bytes_per_minute: usize,
+    /// How long dead letters are kept; `None` = for ever.
+    pub dead_letter_retention_us: Option<i64>,
+    /// Whether offsets that the broker no longer has are passed over.
+    pub continue_on_gap: bool,
+    /// How long panes are kept behind the newest interval; `None` = for ever.
+    pub retention_us: Option<i64>,
+    /// How long ended runs stay in the history; `None` = for ever.
+    pub run_retention_us: Option<i64>,
+    /// A fleet of which nothing comes for so long is an event; `None` = never.
+    pub fleet_silence_us: Option<i64>,
+    /// A worker not heard of for so long loses its shards.
+    pub lease_us: i64,
+    /// Shards that a process scores at once.
+    pub parallel_tasks: usize,
+    /// Address of the HTTP service; `None` = none.
+    pub http: Option<String>,
+    /// How long a shutdown may take.
+    pub shutdown_timeout: Duration,
+    /// Properties of librdkafka by name.
+    pub kafka_properties: BTreeMap<String, String>,
+    /// Table `[readings]`.
+    pub readings: Readings,
+    /// Tables `[schedules.NAME]`, `default` first.
+    pub schedules: Vec<ScheduleSpec>,
     /// No setting: the id of the demo's own broker, which it cannot tell by itself.
-    pub(crate) cluster: Option<String>,
+    pub cluster: Option<String>,
     shown: Vec<Shown>,
 }
 
 /// What the layers are made of.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sources {
+pub struct Sources {
     /// `--config`.
-    pub(crate) file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
     /// The environment.
-    pub(crate) environment: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
     /// Flags of settings.
-    pub(crate) flags: SettingFlags,
+    pub flags: SettingFlags,
 }
 
 impl Sources {
     /// The process's own environment, with these flags; `--config` may also be `FLEETSCORE_CONFIG`.
-    pub(crate) fn of_process(file: Option<PathBuf>, flags: SettingFlags) -> Self {
+    pub fn of_process(file: Option<PathBuf>, flags: SettingFlags) -> Self {
         let environment = std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
             .filter(|(k, _)| k.starts_with("FLEETSCORE_"))
@@ -110,9 +164,9 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake, one a line, each naming its setting and origin.
-    pub(crate) fn load(sources: &Sources) -> Result<Self, Fail> {
+    pub fn load(sources: &Sources) -> Result<Self, SettingsError> {
         let figment = layers::figment(sources.file.as_deref(), &sources.environment, &sources.flags.0)
-            .map_err(Fail::user)?;
+            .map_err(SettingsError)?;
         let mut r = Reader::new(figment);
         let config = Self::read(&mut r);
         r.finish(&known_names(&config.schedules));
@@ -120,7 +174,7 @@ impl Config {
             return Ok(Self { shown: r.shown, ..config });
         }
         let what = if r.mistakes.len() == 1 { "a setting is wrong" } else { "settings are wrong" };
-        Err(Fail::user(format!("{what}:\n  {}", r.mistakes.join("\n  "))))
+        Err(SettingsError(format!("{what}:\n  {}", r.mistakes.join("\n  "))))
     }
 
     fn read(r: &mut Reader) -> Self {
@@ -151,11 +205,24 @@ impl Config {
         let (owner_ttl_us, _) = duration(r, "owner_ttl", US_PER_S);
         let (max_wait_us, _) = duration(r, "max_wait", 0);
         let (checkpoint_interval_us, _) = duration(r, "checkpoint_interval", US_PER_S / 10);
-        let (checkpoint_bytes, _) =
-            r.text(&["checkpoint_bytes"], default_of("checkpoint_bytes"), checkpoint_size, |n| {
-                quoted(&show_bytes(*n))
-            });
+        let (checkpoint_bytes, _) = size(r, "checkpoint_bytes", MIB, usize::MAX);
+        let (in_flight_bytes, _) = size(r, "in_flight_bytes", MIB, usize::MAX);
+        // The protocol counts the bytes of a message in 31 bits.
+        let (max_message_bytes, _) = size(r, "max_message_bytes", 1024, (1 << 31) - 1);
         let (max_series, _) = r.text(&["max_series"], default_of("max_series"), series_count, u32::to_string);
+        let (dead_letters_per_minute, _) = r.text(
+            &["dead_letters_per_minute"],
+            default_of("dead_letters_per_minute"),
+            letter_count,
+            u32::to_string,
+        );
+        let (dead_letter_bytes_per_minute, _) = size(r, "dead_letter_bytes_per_minute", 0, usize::MAX);
+        let (dead_letter_retention_us, _) = r.text(
+            &["dead_letter_retention"],
+            default_of("dead_letter_retention"),
+            schedules::off_or_from(US_PER_S),
+            |d| quoted(&show_off(*d)),
+        );
         let (continue_on_gap, _) = r.text(&["on_offset_gap"], default_of("on_offset_gap"), gap, |c| {
             quoted(if *c { "continue" } else { "stop" })
         });
@@ -201,7 +268,12 @@ impl Config {
             max_wait_us,
             checkpoint_interval_us,
             checkpoint_bytes,
+            in_flight_bytes,
+            max_message_bytes,
             max_series,
+            dead_letters_per_minute,
+            dead_letter_bytes_per_minute,
+            dead_letter_retention_us,
             continue_on_gap,
             retention_us,
             run_retention_us,
@@ -222,9 +294,9 @@ impl Config {
     ///
     /// # Errors
     /// A user error naming `kafka` where there is none.
-    pub(crate) fn require_kafka(&self) -> Result<&str, Fail> {
+    pub fn require_kafka(&self) -> Result<&str, SettingsError> {
         self.kafka.as_deref().ok_or_else(|| {
-            Fail::user("kafka: this command needs a Kafka: set `--kafka host:port`, `FLEETSCORE_KAFKA` or `kafka = \"…\"` in the file")
+            SettingsError("kafka: this command needs a Kafka: set `--kafka host:port`, `FLEETSCORE_KAFKA` or `kafka = \"…\"` in the file".to_owned())
         })
     }
 
@@ -232,21 +304,21 @@ impl Config {
     ///
     /// # Errors
     /// A user error naming `topic` where there are several.
-    pub(crate) fn one_topic(&self) -> Result<&str, Fail> {
+    pub fn one_topic(&self) -> Result<&str, SettingsError> {
         match self.topic.as_slice() {
             [one] => Ok(one),
-            several => Err(Fail::user(format!("topic: name the one to send to, not {}", several.len()))),
+            several => Err(SettingsError(format!("topic: name the one to send to, not {}", several.len()))),
         }
     }
 
     /// Where a top-level setting came from; `None` = its default.
-    pub(crate) fn origin(&self, key: &str) -> Option<&str> {
+    pub fn origin(&self, key: &str) -> Option<&str> {
         let shown = self.shown.iter().find(|s| s.table.is_empty() && s.key == key)?;
         Some(shown.origin.as_str()).filter(|o| *o != "default")
     }
 
     /// The effective settings as TOML, each with its origin as a comment.
-    pub(crate) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         let mut out = String::new();
         let mut table = "";
         for s in &self.shown {
@@ -349,11 +421,20 @@ fn gap(text: &str) -> Result<bool, String> {
     }
 }
 
-fn checkpoint_size(text: &str) -> Result<usize, String> {
-    match units::bytes(text)? {
-        n if n < 1 << 20 => Err(format!("`{text}` is too small: at least 1MiB")),
+const MIB: usize = 1 << 20;
+
+fn size(r: &mut Reader, key: &'static str, least: usize, most: usize) -> (usize, String) {
+    let parse = |t: &str| match units::bytes(t)? {
+        n if n < least => Err(format!("`{t}` is too small: at least {}", show_bytes(least))),
+        n if n > most => Err(format!("`{t}` is too large: at most {}", show_bytes(most))),
         n => Ok(n),
-    }
+    };
+    r.text(&[key], default_of(key), parse, |n| quoted(&show_bytes(*n)))
+}
+
+fn letter_count(text: &str) -> Result<u32, String> {
+    let what = |_| format!("`{text}` is not a whole number from 0 to 4294967295");
+    text.trim().replace('_', "").parse().map_err(what)
 }
 
 fn series_count(text: &str) -> Result<u32, String> {
@@ -456,10 +537,11 @@ fn check_retention(r: &mut Reader, retention_us: Option<i64>, origin: &str, reac
     }
 }
 
-/// The default gives way to a longer reach; what is asked for does not.
+/// The default gives way to a longer reach, and where no duration is so long to `off`; what is asked for does not.
 fn run_retention(r: &mut Reader, reach: Reach) -> Option<i64> {
     let usual = duration_us(default_of("run_retention")).unwrap_or(0);
-    let default = show_duration(usual.max(reach.lateness_us + reach.window_us));
+    let default = Some(usual.max(reach.lateness_us + reach.window_us)).filter(|us| *us <= units::LONGEST_US);
+    let default = show_off(default);
     let parse = |t: &str| match duration_or_off(t)? {
         Some(us) => reach.check(us, "run").map(|()| Some(us)),
         None => Ok(None),
@@ -467,15 +549,21 @@ fn run_retention(r: &mut Reader, reach: Reach) -> Option<i64> {
     r.text(&["run_retention"], &default, parse, |d| quoted(&show_off(*d))).0
 }
 
-/// librdkafka's names have dots; the environment cannot hold them, so `_` stands for a dot there.
+/// librdkafka's names have dots; the environment cannot hold them, so `_` stands for a dot there. Where that or the
+/// spelling of a nested table makes two names the same, the environment's counts.
 fn properties(r: &mut Reader) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
+    let mut found: BTreeMap<String, (String, String)> = BTreeMap::new();
     for (name, value, origin) in r.properties("kafka_properties") {
-        let name = if origin.starts_with("environment") { name.replace('_', ".") } else { name };
-        r.show(&["kafka_properties", &quoted(&name)], Some(quoted(&mask::property(&name, &value))), &origin);
-        out.insert(name, value);
+        let environment = origin.starts_with("environment");
+        let name = if environment { name.replace('_', ".") } else { name };
+        if environment || !found.get(&name).is_some_and(|(_, other)| other.starts_with("environment")) {
+            found.insert(name, (value, origin));
+        }
     }
-    out
+    for (name, (value, origin)) in &found {
+        r.show(&["kafka_properties", &quoted(name)], Some(quoted(&mask::property(name, value))), origin);
+    }
+    found.into_iter().map(|(name, (value, _))| (name, value)).collect()
 }
 
 fn readings(r: &mut Reader) -> Readings {

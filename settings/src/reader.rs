@@ -55,7 +55,7 @@ impl Reader {
     }
 
     pub(super) fn mistake(&mut self, path: &[&str], what: &str, origin: &str) {
-        self.mistakes.push(format!("{}: {what} ({origin})", path.join(".")));
+        self.mistakes.push(one_line(&format!("{}: {what} ({origin})", path.join("."))));
     }
 
     /// Where a setting that was read came from.
@@ -199,9 +199,21 @@ impl Reader {
         for (name, origin) in unknown {
             let near = known.iter().map(|k| (distance(k, &name), k)).min().filter(|(d, _)| *d <= 3);
             let hint = near.map_or(String::new(), |(_, k)| format!("; did you mean `{k}`?"));
-            self.mistakes.push(format!("{name}: no such setting{hint} ({origin})"));
+            self.mistakes.push(one_line(&format!("{name}: no such setting{hint} ({origin})")));
         }
     }
+}
+
+/// Mistakes are listed one a line, whatever was given.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 fn leaves(dict: &Dict, path: &mut Vec<String>, f: &mut impl FnMut(&[String], &Value)) {
