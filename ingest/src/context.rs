@@ -13,6 +13,7 @@ use serde::Deserialize;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A change of the group's mind, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +98,10 @@ impl ClientContext for Context {
                 self.shared.doubt.store(true, Ordering::Release);
                 self.shared.waits_for_broker(&format!("{code} ({reason})"));
             }
+            Judgement::AnswerRefused => {
+                self.shared.doubt.store(true, Ordering::Release);
+                self.shared.refused_answer(reason, Instant::now());
+            }
             Judgement::Passing => tracing::debug!("kafka: {code}: {reason}"),
         }
     }
@@ -108,6 +113,8 @@ enum Judgement {
     Refused,
     /// Nobody answers, which may change.
     WaitsForBroker,
+    /// A broker's answer is not accepted, and will not be when it is asked for again.
+    AnswerRefused,
     /// librdkafka deals with it.
     Passing,
 }
@@ -122,6 +129,9 @@ fn judge(code: RDKafkaErrorCode, connected: bool) -> Judgement {
         C::GroupAuthorizationFailed | C::InvalidGroupId | C::InvalidSessionTimeout => Judgement::Refused,
         C::Authentication | C::SaslAuthenticationFailed | C::SSL => Judgement::WaitsForBroker,
         C::AllBrokersDown | C::BrokerTransportFailure | C::Resolve => Judgement::WaitsForBroker,
+        // An answer that librdkafka does not accept, such as one above a `receive.message.max.bytes` of the user's: it drops
+        // the connection and asks for the same again.
+        C::BadMessage => Judgement::AnswerRefused,
         _ => Judgement::Passing,
     }
 }
@@ -180,6 +190,7 @@ mod tests {
             (C::SSL, true, Judgement::WaitsForBroker),
             (C::GroupAuthorizationFailed, true, Judgement::Refused),
             (C::UnknownTopicOrPartition, false, Judgement::Passing),
+            (C::BadMessage, true, Judgement::AnswerRefused),
             (C::PollExceeded, true, Judgement::Passing),
         ] {
             assert_eq!(judge(code, connected), judgement, "{code:?}, connected: {connected}");

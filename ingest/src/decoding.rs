@@ -56,7 +56,8 @@ pub(crate) fn run(
                 raw.permit.grow_decoded(batch.decoded_bytes());
                 batch.permit = Some(Box::new(raw.permit));
                 shared.readings.fetch_add(batch.readings.len() as u64, Ordering::Relaxed);
-                shared.bad_records.fetch_add(batch.bad.len() as u64, Ordering::Relaxed);
+                let bad = batch.bad.iter().map(|b| b.count).sum();
+                shared.bad_records.fetch_add(bad, Ordering::Relaxed);
                 SourceEvent::Batch(Box::new(batch))
             }
         };

@@ -190,6 +190,10 @@ impl Lookup {
         if !self.missing.get() || self.refreshed.get().is_some_and(|at| at.elapsed() < REFRESH) {
             return;
         }
+        self.refresh_now();
+    }
+
+    fn refresh_now(&self) {
         self.refreshed.set(Some(Instant::now()));
         if let Err(e) = self.consumer.fetch_metadata(None, self.call()) {
             tracing::debug!("metadata: {e}");
@@ -215,8 +219,30 @@ impl Lookup {
 
     /// All topics are there.
     fn found(&self) {
-        self.missing.set(false);
+        if self.missing.replace(false) {
+            // Once more, as the group may not have seen it yet.
+            self.refresh_now();
+        }
         self.shared.waits_for_topic(None);
+    }
+
+    fn look_for_topics(&self) -> Result<(), Trouble> {
+        let mut all = true;
+        for topic in &self.topics {
+            match self.partitions(topic) {
+                Err(missing @ Trouble::Missing(_)) => {
+                    self.tell(missing);
+                    all = false;
+                }
+                other => {
+                    other?;
+                }
+            }
+        }
+        if all {
+            self.found();
+        }
+        Ok(())
     }
 
     fn partitions(&self, topic: &Arc<str>) -> Result<Vec<i32>, Trouble> {
@@ -368,10 +394,9 @@ impl Lookup {
     }
 
     fn ends(&self, start: u64, partitions: &[(TopicPartition, i64)]) -> Result<Answer, Trouble> {
-        if partitions.is_empty()
-            && let Some(topic) = self.topics.first()
-        {
-            self.partitions(topic)?; // asked by a member without partitions, to hear whether a broker answers
+        if partitions.is_empty() {
+            // Asked by a member without partitions, to hear whether a broker answers and the topics are there.
+            self.look_for_topics()?;
         }
         let positions: BTreeMap<&TopicPartition, i64> = partitions.iter().map(|(p, n)| (p, *n)).collect();
         let (mut ends, mut suspect) = (Vec::new(), Vec::new());

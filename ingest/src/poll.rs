@@ -177,6 +177,7 @@ impl Poller {
         self.shared.current_start.store(start, Ordering::Release);
         self.state.reading =
             Some(Reading::new(start, &positions, self.batch_messages, Arc::clone(&self.shared.budget)));
+        self.shared.state().stuck.clear();
         self.assign(&TopicPartitionList::new())?;
         self.publish_positions();
         self.ask_ranges();
@@ -335,7 +336,15 @@ impl Poller {
                 self.publish_positions();
                 match announced {
                     Some(assignment) => {
-                        tracing::info!(assignment, lost, "partitions revoked");
+                        if lost {
+                            tracing::warn!(
+                                assignment,
+                                "fenced by the consumer group: it has not heard of this process for longer than the \
+                                 session and gives its partitions to others; what is not stored is dropped here"
+                            );
+                        } else {
+                            tracing::info!(assignment, "partitions revoked");
+                        }
                         self.emit(SourceEvent::Revoked { assignment, lost });
                         let until = Instant::now() + self.release_timeout;
                         self.state.group = Group::Revoking { assignment, until };
@@ -418,10 +427,8 @@ impl Poller {
                 ),
                 None => (0, Vec::new()),
             };
-            let waiting = self.shared.state().waits_for_broker.is_some();
-            if !partitions.is_empty() || waiting {
-                self.ask(Request::Ends { start, partitions });
-            }
+            // Also without partitions: a topic that was deleted took them away, and nobody else looks after it.
+            self.ask(Request::Ends { start, partitions });
         }
     }
 
@@ -439,6 +446,9 @@ impl Poller {
     fn publish_positions(&self) {
         let mut state = self.shared.state();
         let mut known = std::mem::take(&mut state.partitions);
+        if self.state.reading.is_none() {
+            state.stuck.clear();
+        }
         if let Some(reading) = &self.state.reading {
             state.partitions = reading
                 .trackers()

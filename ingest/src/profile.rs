@@ -242,6 +242,10 @@ const CONSUMER: &[(&str, &str)] = &[
     ("queued.min.messages", "100000"),
     ("fetch.max.bytes", "16777216"),
     ("fetch.message.max.bytes", "1048576"),
+    // The limits above are soft: a broker answers with at least one batch, however large (KIP-74). What it holds must be
+    // receivable, for librdkafka would refuse a larger answer and ask for the same again for ever; its default is 100 MB.
+    // The protocol's own bound on an answer, and so nothing that a broker can hold, is refused.
+    ("receive.message.max.bytes", "2147483647"),
     ("fetch.wait.max.ms", "250"),
     // How long a partition rests after the queue was full: the default of 1 s makes a fast reader starve.
     ("fetch.queue.backoff.ms", "20"),

@@ -49,6 +49,8 @@ pub(crate) struct Reading {
     budget: Arc<Budget>,
     /// What was said already of a partition: errors repeat with every fetch.
     told: HashSet<(usize, i32)>,
+    /// Partitions with a record that cannot be read.
+    stuck: HashSet<usize>,
     /// Whether the broker was asked for ranges and has not answered.
     pub(crate) asked: bool,
 }
@@ -71,6 +73,7 @@ impl Reading {
             batch_messages,
             budget,
             told: HashSet::new(),
+            stuck: HashSet::new(),
             asked: false,
         };
         for position in positions {
@@ -137,12 +140,15 @@ impl Reading {
                     messages += 1;
                     bytes += payload.map_or(0, <[u8]>::len);
                     let time = time_ms.map(|ms| Timestamp(ms.saturating_mul(1000)));
+                    if !self.stuck.is_empty() && self.stuck.remove(&index) {
+                        shared.stuck(&self.partitions[index].tracker.source, None);
+                    }
                     self.message(index, raw.offset(), time, payload, shared, out);
                 }
                 Content::End => self.end(index, raw.offset(), out),
                 Content::Error { code, text } => {
                     run = ((usize::MAX, i32::MIN), 0); // an event's handle may live no longer than the event
-                    self.error(index, code, &text, out);
+                    self.error(index, code, &text, shared, out);
                 }
             }
         }
@@ -205,7 +211,14 @@ impl Reading {
         }
     }
 
-    fn error(&mut self, index: usize, code: RDKafkaRespErr, text: &str, out: &mut impl FnMut(Work)) {
+    fn error(
+        &mut self,
+        index: usize,
+        code: RDKafkaRespErr,
+        text: &str,
+        shared: &Shared,
+        out: &mut impl FnMut(Work),
+    ) {
         use RDKafkaRespErr as E;
         match code {
             E::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
@@ -218,6 +231,21 @@ impl Reading {
                 if tracker.phase == Phase::Fetching {
                     tracker.phase = Phase::Suspect;
                 }
+            }
+            // librdkafka asks for the same record again and again, and gets it: a person has to see to it.
+            E::RD_KAFKA_RESP_ERR__BAD_COMPRESSION
+            | E::RD_KAFKA_RESP_ERR__BAD_MSG
+            | E::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED
+            | E::RD_KAFKA_RESP_ERR_INVALID_MSG
+            | E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => {
+                self.stuck.insert(index);
+                let Tracker { source, next, .. } = &self.partitions[index].tracker;
+                shared.stuck(
+                    source,
+                    Some(format!(
+                        "{source} cannot be read on from offset {next} (of the batch there: {text})"
+                    )),
+                );
             }
             code => {
                 if self.told.insert((index, code as i32)) {

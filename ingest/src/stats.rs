@@ -5,6 +5,10 @@ use fleetscore_schemas::reading::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// librdkafka asks again within seconds: an answer that was not accepted for so long is one no more.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// One partition that is being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +87,10 @@ pub(crate) struct State {
     pub(crate) waits_for_broker: Option<String>,
     /// Which topic is not there.
     pub(crate) waits_for_topic: Option<String>,
+    /// An answer of a broker that librdkafka did not accept, and when: it asks for it again.
+    pub(crate) refused_answer: Option<(String, Instant)>,
+    /// Partitions that go no further, and why.
+    pub(crate) stuck: BTreeMap<TopicPartition, String>,
     /// Why the source cannot go on.
     pub(crate) refused: Option<String>,
 }
@@ -144,6 +152,33 @@ impl Shared {
         state.waits_for_topic = what;
     }
 
+    /// librdkafka has not accepted an answer of a broker.
+    pub(crate) fn refused_answer(&self, why: &str, at: Instant) {
+        let mut state = self.state();
+        if state.refused_answer.as_ref().is_none_or(|(_, before)| at.duration_since(*before) > REFUSED_FOR) {
+            tracing::warn!("waiting for kafka: an answer of a broker is not accepted: {why}");
+        }
+        state.refused_answer = Some((why.to_owned(), at));
+    }
+
+    /// A partition goes no further, or does so again.
+    pub(crate) fn stuck(&self, source: &TopicPartition, why: Option<String>) {
+        let mut state = self.state();
+        match why {
+            Some(why) => {
+                if !state.stuck.contains_key(source) {
+                    tracing::warn!("waiting: {why}");
+                }
+                state.stuck.insert(source.clone(), why);
+            }
+            None => {
+                if state.stuck.remove(source).is_some() {
+                    tracing::info!("{source} is read again");
+                }
+            }
+        }
+    }
+
     /// The first refusal counts.
     pub(crate) fn refuse(&self, message: String) {
         self.state().refused.get_or_insert(message);
@@ -151,10 +186,14 @@ impl Shared {
 
     pub(crate) fn snapshot(&self) -> SourceSnapshot {
         let state = self.state();
+        let refused_answer =
+            state.refused_answer.as_ref().filter(|(_, at)| at.elapsed() <= REFUSED_FOR).map(|(why, _)| why);
         let count = |c: &AtomicU64| c.load(Ordering::Relaxed);
         let waits: Vec<&str> = [&state.refused, &state.waits_for_broker, &state.waits_for_topic]
             .into_iter()
             .filter_map(|w| w.as_deref())
+            .chain(refused_answer.map(String::as_str))
+            .chain(state.stuck.values().next().map(String::as_str))
             .collect();
         SourceSnapshot {
             messages: count(&self.messages),
@@ -179,6 +218,35 @@ impl Shared {
                 })
                 .collect(),
             waits_for: (!waits.is_empty()).then(|| waits.join("; ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_no_further_is_said_until_it_does() {
+        let shared = Shared::new(Budget::new(1));
+        let said = || shared.snapshot().waits_for;
+        assert_eq!(said(), None);
+        let one = TopicPartition::new("t", 1);
+        shared.stuck(&one, Some("offset 7 of t[1]".into()));
+        shared.waits_for_topic(Some("no topic".into()));
+        assert_eq!(said().as_deref(), Some("no topic; offset 7 of t[1]"));
+        shared.waits_for_topic(None);
+        shared.stuck(&one, None);
+        assert_eq!(said(), None);
+
+        let now = Instant::now();
+        shared.refused_answer("too large", now);
+        assert_eq!(said().as_deref(), Some("too large"));
+        shared.answered();
+        assert_eq!(said().as_deref(), Some("too large"), "that other questions are answered changes nothing");
+        if let Some(long_ago) = now.checked_sub(REFUSED_FOR * 2) {
+            shared.refused_answer("too large", long_ago);
+            assert_eq!(said(), None);
         }
     }
 }

@@ -10,6 +10,9 @@ use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::reading::{BadRecord, Messages, ReadingBatch, ReadingColumns, Span, TopicPartition};
 use fleetscore_schemas::time::Timestamp;
 
+/// The room that a message of more bytes has taken is not kept for the next one.
+const KEPT_FOR_BYTES: usize = 1 << 20;
+
 /// Turns messages into readings.
 ///
 /// It keeps the series it has met: their keys are dense and keep their meaning as long as the decoder lives.
@@ -162,6 +165,9 @@ impl Decoder {
             };
             let tombstone = bytes.is_empty() && tombstones.binary_search(&current.index).is_ok();
             self.message(&current, tombstone);
+            if bytes.len() > KEPT_FOR_BYTES {
+                self.record.shrink();
+            }
         }
         let out = std::mem::take(&mut self.out);
         ReadingBatch {

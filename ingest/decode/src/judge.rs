@@ -16,6 +16,10 @@ const NAMED_SENSORS: usize = 16;
 /// How many dead letters of a batch carry a detail.
 const DETAILED: usize = 10_000;
 
+/// So many records of a batch are refused one by one; of those beyond, one stands for all of a message with the same code.
+/// Two bytes can be a record, and its refusal takes forty times as much.
+const ONE_BY_ONE: usize = 1 << 16;
+
 const NARROW: u8 = Field::Device.bit() | Field::Sensor.bit() | Field::Ts.bit() | Field::Value.bit();
 
 impl Decoder {
@@ -235,8 +239,23 @@ impl Decoder {
 
     /// Makes a dead letter for some sensors of a wide object: a replay must know which ones have not counted.
     fn refuse_sensors(&mut self, span: Span, (code, detail): Reason, sensors: Vec<String>) {
-        let detail = if self.out.bad.len() < DETAILED { detail } else { String::new() };
-        self.out.bad.push(BadRecord { span, code, detail, sensors });
+        let bad = &mut self.out.bad;
+        if bad.len() < DETAILED {
+            bad.push(BadRecord { span, code, detail, sensors, count: 1 });
+            return;
+        }
+        let detail = String::new();
+        if let Some(beyond) = bad.get_mut(ONE_BY_ONE..) {
+            // No search: there is one for each code, and only those of this message are looked at.
+            let of_message = beyond.iter_mut().rev().take_while(|b| b.span.message == span.message);
+            if let Some(same) = of_message.into_iter().find(|b| b.code == code) {
+                same.count += 1;
+                same.span.end = same.span.end.max(span.end);
+                same.sensors = Vec::new();
+                return;
+            }
+        }
+        bad.push(BadRecord { span, code, detail, sensors, count: 1 });
     }
 }
 

@@ -67,7 +67,9 @@
 //! of its first bad sensor, names the bad ones (up to 16) in its detail. To read its payload again therefore gives the
 //! good sensors again.
 //!
-//! Beyond 10,000 dead letters in one batch their details are left out.
+//! Beyond 10,000 dead letters in one batch their details are left out, and beyond 65,536 one
+//! [`BadRecord`](fleetscore_schemas::reading::BadRecord) with a count stands for all of a message with the same code: what
+//! decoding makes of a message is bounded by six times its size, and some megabytes.
 
 mod decoder;
 mod judge;

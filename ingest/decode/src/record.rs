@@ -234,6 +234,16 @@ impl Record {
         }
     }
 
+    /// Gives back what a huge record has taken.
+    #[cold]
+    pub(crate) fn shrink(&mut self) {
+        self.reset();
+        self.entries.shrink_to_fit();
+        self.unknown.shrink_to_fit();
+        self.arena.shrink_to_fit();
+        self.table = Vec::new();
+    }
+
     #[inline(always)]
     fn reset(&mut self) {
         self.seen = 0;

@@ -555,12 +555,38 @@ fn the_limit_of_series_refuses_new_ones_alone() {
 #[test]
 fn a_flood_is_counted_in_full() {
     let message = format!("[{}{}]", "1,".repeat(100_000), good("1"));
-    let batch = batch_of(&mut Decoder::new(0, DecodeOptions::default()), &[message.as_bytes()]);
-    assert_eq!((batch.bad.len(), batch.readings.len()), (100_000, 1));
-    assert!(
-        batch.bad.iter().enumerate().all(|(k, bad)| bad.span.position as usize == k && bad.code == WrongType)
-    );
+    let mut decoder = Decoder::new(0, DecodeOptions::default());
+    let broken = format!("1\nx\n{}", "1\n".repeat(1000));
+    let batch = batch_of(&mut decoder, &[message.as_bytes(), broken.as_bytes(), message.as_bytes()]);
+    assert_eq!(batch.readings.len(), 2);
+    let (one_by_one, beyond) = batch.bad.split_at(1 << 16);
+    assert!(one_by_one.iter().enumerate().all(|(k, bad)| {
+        (bad.span.position as usize, bad.span.message, bad.code, bad.count) == (k, 0, WrongType, 1)
+    }));
     assert_eq!(batch.bad.iter().filter(|bad| !bad.detail.is_empty()).count(), 10_000);
+    let found: Vec<_> = beyond
+        .iter()
+        .map(|bad| (bad.span.message, bad.code, bad.span.position, bad.span.start, bad.span.end, bad.count))
+        .collect();
+    let rest = 100_000 - (1 << 16);
+    assert_eq!(
+        found,
+        [
+            (0, WrongType, 1 << 16, 1 + (2 << 16), 200_000, rest),
+            (1, WrongType, 0, 0, 2003, 1001),
+            (1, Syntax, 1, 2, 3, 1),
+            (2, WrongType, 0, 1, 200_000, 100_000),
+        ]
+    );
+}
+
+#[test]
+fn a_flood_that_is_read_again_as_lines_is_counted_once() {
+    // An array over several lines that breaks: what was refused in it is taken back.
+    let message = format!("[{}1\n{}\n", "1,".repeat(100_000), good("1"));
+    let batch = batch_of(&mut Decoder::new(0, DecodeOptions::default()), &[message.as_bytes()]);
+    assert_eq!((batch.bad.len(), batch.readings.len()), (1, 1));
+    assert_eq!(batch.bad[0].count, 1);
 }
 
 #[test]
