@@ -1,10 +1,10 @@
 //! Azurite, the Azure Blob emulator.
 
-use super::process::Process;
-use super::{free_port, setup_variable};
+use crate::process::Process;
+use crate::{free_port, setup_variable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::Mac;
+use hmac::{KeyInit, Mac};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,6 +35,14 @@ pub struct Stopped {
     containers: u32,
 }
 
+/// What a client of an emulator on this port needs in its environment.
+pub fn environment(port: u16) -> Vec<(String, String)> {
+    vec![
+        ("AZURE_STORAGE_USE_EMULATOR".into(), "true".into()),
+        ("AZURITE_BLOB_STORAGE_URL".into(), format!("http://127.0.0.1:{port}")),
+    ]
+}
+
 impl Stopped {
     /// Starts it again.
     pub fn start(self) -> Azurite {
@@ -53,10 +61,11 @@ impl Azurite {
         Self::serve(folder, free_port(), Some(folder.join("data")), 0)
     }
 
-    /// Stops it; [`Stopped::start`] brings back one that was started on disk. (Not by a kill: it writes its list of blobs
-    /// only now and then.)
+    /// Stops it; [`Stopped::start`] brings back one that was started on disk. Never by a kill, which would lose blobs that
+    /// it has confirmed: it writes its list of blobs only now and then. It ends when its last connection does.
     pub fn stop(self) -> Stopped {
-        self.process.stop();
+        self.process.signal(libc::SIGTERM);
+        self.process.wait(Duration::from_secs(90)).expect("Azurite ends, once nobody is connected");
         let containers = self.containers.load(Ordering::Relaxed);
         Stopped { folder: self.folder.clone(), port: self.port, containers }
     }
@@ -73,16 +82,18 @@ impl Azurite {
             .args(["--blobPort", &port.to_string(), "--queuePort", "0", "--tablePort", "0"])
             .current_dir(folder);
         let process = Process::spawn(command, &folder.join("azurite.log"), libc::SIGTERM);
-        process.wait_for_output("Blob service is successfully listening", Duration::from_secs(60));
+        process.wait_for_output("Blob service is successfully listening", Duration::from_secs(300));
         Self { process, port, folder: folder.to_owned(), containers: AtomicU32::new(containers) }
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// What a client of the emulator needs in its environment.
     pub fn environment(&self) -> Vec<(String, String)> {
-        vec![
-            ("AZURE_STORAGE_USE_EMULATOR".into(), "true".into()),
-            ("AZURITE_BLOB_STORAGE_URL".into(), format!("http://127.0.0.1:{}", self.port)),
-        ]
+        environment(self.port)
     }
 
     /// A new container; returns its name. Clients cannot make one through `object_store`, so this signs the request.

@@ -34,6 +34,11 @@ impl Process {
         Self { pid: child.id() as i32, child: Mutex::new(child), stop_signal, log: log.to_owned() }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends a signal, if it still runs.
     pub fn signal(&self, signal: i32) {
         let mut child = self.child.lock().expect("no test panics while it holds this lock");
@@ -41,6 +46,11 @@ impl Process {
             // SAFETY: the child has not been waited for, so the pid is still its own.
             unsafe { libc::kill(self.pid, signal) };
         }
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Its status if it has ended.
@@ -76,7 +86,7 @@ impl Process {
 
     /// Waits until it prints this.
     pub fn wait_for_output(&self, text: &str, at_most: Duration) {
-        super::wait_until(&format!("`{text}` in {}", self.log.display()), at_most, || {
+        crate::wait_until(&format!("`{text}` in {}", self.log.display()), at_most, || {
             let output = self.output();
             if output.contains(text) {
                 return Ok(());

@@ -1,6 +1,6 @@
 //! Asks a store through its own stock client: `psql` or `sqlite3`. What users can see is what is tested.
 
-use super::Servers;
+use crate::Servers;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -88,7 +88,7 @@ impl Database {
 
     /// Waits until a statement's first cell is this number.
     pub fn wait_for(&self, sql: &str, wanted: i64, at_most: std::time::Duration) {
-        super::wait_until(&format!("{wanted} from `{sql}`"), at_most, || match self.number(sql)? {
+        crate::wait_until(&format!("{wanted} from `{sql}`"), at_most, || match self.number(sql)? {
             n if n == wanted => Ok(()),
             n => Err(format!("{n}")),
         });

@@ -1,15 +1,18 @@
-//! Starts the servers, drives the binary, asks the store through its own stock client.
+//! Starts real servers (Apache Kafka, PostgreSQL, Azurite) on free ports, drives the binary, asks the store through its
+//! own stock client. Depends on nothing of ours, so that whoever tests or measures with it sees what a user sees.
 
 pub mod azurite;
-pub mod data;
+pub mod cluster;
 pub mod database;
+pub mod disk;
 pub mod fleetscore;
 pub mod kafka;
 pub mod postgres;
 pub mod process;
-pub mod scenario;
+pub mod proxy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,10 @@ use std::time::{Duration, Instant};
 pub type Test = Result<(), libtest_mimic::Failed>;
 
 /// The servers of one run of the suite; each is started by the first test that needs it.
+#[derive(Debug)]
 pub struct Servers {
+    binary: PathBuf,
+    keep: AtomicBool,
     folder: Mutex<Option<tempfile::TempDir>>,
     kafka: OnceLock<Arc<kafka::Kafka>>,
     postgres: OnceLock<Arc<postgres::Postgres>>,
@@ -25,18 +31,25 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// None started yet.
-    pub fn new() -> Self {
+    /// None started yet; `binary` is the `fleetscore` under test.
+    pub fn new(binary: &Path) -> Self {
         // Under a world-traversable folder: PostgreSQL runs as another user where the tests run as root.
         let folder =
             tempfile::Builder::new().prefix("fleetscore-e2e-").tempdir().expect("a temporary folder");
         process::open_to_all(folder.path());
         Self {
+            binary: binary.to_owned(),
+            keep: AtomicBool::new(false),
             folder: Mutex::new(Some(folder)),
             kafka: OnceLock::new(),
             postgres: OnceLock::new(),
             azurite: OnceLock::new(),
         }
+    }
+
+    /// The binary under test.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// A new folder for one test or server.
@@ -69,20 +82,24 @@ impl Servers {
         self.azurite.get_or_init(|| Arc::new(azurite::Azurite::start(&self.folder("azurite")))).clone()
     }
 
+    /// Leaves what was written where it is, for somebody to look at.
+    pub fn keep(&self) {
+        self.keep.store(true, Ordering::Relaxed);
+    }
+
     /// Stops every server and removes what they wrote.
     pub fn stop(&self) {
-        for server in [
-            self.kafka.get().map(|s| &s.process),
-            self.postgres.get().map(|s| &s.process),
-            self.azurite.get().map(|s| &s.process),
-        ]
-        .into_iter()
-        .flatten()
+        if let Some(kafka) = self.kafka.get() {
+            kafka.stop();
+        }
+        for server in [self.postgres.get().map(|s| &s.process), self.azurite.get().map(|s| &s.process)]
+            .into_iter()
+            .flatten()
         {
             server.stop();
         }
         if let Some(folder) = self.folder.lock().ok().and_then(|mut f| f.take()) {
-            if std::env::var_os("FLEETSCORE_TEST_KEEP").is_some() {
+            if self.keep.load(Ordering::Relaxed) || std::env::var_os("FLEETSCORE_TEST_KEEP").is_some() {
                 eprintln!("kept {}", folder.keep().display());
             }
         }
@@ -113,7 +130,33 @@ pub fn wait_until<T: std::fmt::Debug>(
     }
 }
 
-/// A port that is free now.
+/// A port that is free now, and that no connection is given by chance before a server listens on it: it lies below the
+/// range from which the kernel takes ports of connections. None is handed out twice.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = range.split_whitespace().next().and_then(|low| low.parse::<u32>().ok()).unwrap_or(32768);
+    let start = if end > 20_000 { end - 14_000 } else { 2048.min(end / 2) };
+    // Suites that run side by side begin at different places.
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(613)));
+    for _ in start..end {
+        let port = (start + next.fetch_add(1, Ordering::Relaxed) % (end - start)) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port between {start} and {end} is free");
+}
+
+/// What a path of a service answers over HTTP: the status, and the body.
+pub fn http(address: &str, path: &str) -> Result<(u16, String), String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|e| e.to_string())?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .map_err(|e| e.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
+    Ok((status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())))
 }

@@ -1,15 +1,16 @@
-//! Runs the binary that this build made.
+//! Runs the binary under test.
 
-use super::Servers;
-use super::database::Database;
-use super::process::Process;
-use std::path::PathBuf;
+use crate::Servers;
+use crate::database::Database;
+use crate::process::Process;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 /// The binary with the settings of one test.
 #[derive(Debug, Clone)]
 pub struct Fleetscore {
+    binary: PathBuf,
     /// `data_dir`, and where logs go.
     pub folder: PathBuf,
     flags: Vec<String>,
@@ -20,7 +21,12 @@ impl Fleetscore {
     /// Against a store and the shared Kafka, with waiting times that suit a test.
     pub fn new(servers: &Servers, database: &Database, topic: &str) -> Self {
         let folder = servers.folder("data");
-        let this = Self { folder: folder.clone(), flags: vec![], environment: vec![] };
+        let this = Self {
+            binary: servers.binary().to_owned(),
+            folder: folder.clone(),
+            flags: vec![],
+            environment: vec![],
+        };
         this.with("--store", &database.setting())
             .with("--data-dir", &folder.display().to_string())
             .with("--blobs", &format!("file://{}", folder.join("blobs").display()))
@@ -29,6 +35,12 @@ impl Fleetscore {
             .with("--idle-timeout", "2s")
             .with("--checkpoint-interval", "2s")
             .env("FLEETSCORE_KAFKA_PROPERTIES__session.timeout.ms", "6000")
+    }
+
+    /// With nothing but a folder to work in, which must exist.
+    pub fn bare(binary: &Path, folder: &Path) -> Self {
+        Self { binary: binary.to_owned(), folder: folder.to_owned(), flags: vec![], environment: vec![] }
+            .with("--data-dir", &folder.display().to_string())
     }
 
     /// With a flag; a later one replaces an earlier one of the same name.
@@ -54,7 +66,13 @@ impl Fleetscore {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fleetscore"));
+        let mut command = Command::new(&self.binary);
+        // What is meant for a test is no setting; the binary refuses settings that it does not know.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|n| n.starts_with("FLEETSCORE_CHAOS_")) {
+                command.env_remove(name);
+            }
+        }
         command.args(args).args(&self.flags).envs(self.environment.iter().cloned()).current_dir(&self.folder);
         command
     }

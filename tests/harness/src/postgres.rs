@@ -1,7 +1,7 @@
 //! A real PostgreSQL, run as another user where the tests run as root (it refuses root).
 
-use super::process::{Process, is_root};
-use super::{free_port, setup_variable};
+use crate::process::{Process, is_root};
+use crate::{free_port, setup_variable};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +20,9 @@ pub struct Postgres {
     folder: PathBuf,
     databases: AtomicU32,
 }
+
+/// Arguments of `initdb` for a small disk: WAL in pieces of a megabyte.
+const SMALL: &[&str] = &["--wal-segsize=1"];
 
 /// A server that is down; its data and its port are kept.
 #[derive(Debug)]
@@ -47,6 +50,15 @@ fn command(program: &Path) -> Command {
 impl Postgres {
     /// Makes a cluster and starts the server.
     pub fn start(folder: &Path) -> Self {
+        Self::make(folder, &[])
+    }
+
+    /// Makes a cluster that suits a disk of some hundred megabytes, and starts the server.
+    pub fn start_small(folder: &Path) -> Self {
+        Self::make(folder, SMALL)
+    }
+
+    fn make(folder: &Path, arguments: &[&str]) -> Self {
         let bin = PathBuf::from(setup_variable("FLEETSCORE_TEST_PG_BIN"));
         if is_root() {
             std::os::unix::fs::chown(folder, Some(NOBODY), Some(NOBODY)).expect("root may chown");
@@ -55,6 +67,7 @@ impl Postgres {
         let made = command(&bin.join("initdb"))
             .args(["--no-sync", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"])
             .arg(&data)
+            .args(arguments)
             .current_dir(folder)
             .output()
             .expect("initdb starts");
@@ -75,6 +88,12 @@ impl Postgres {
     }
 
     fn serve(folder: &Path, port: u16, databases: u32) -> Self {
+        let process = Self::launch(folder, port);
+        process.wait_for_output("ready to accept connections", Duration::from_secs(300));
+        Self { process, port, folder: folder.to_owned(), databases: AtomicU32::new(databases) }
+    }
+
+    fn launch(folder: &Path, port: u16) -> Process {
         let bin = PathBuf::from(setup_variable("FLEETSCORE_TEST_PG_BIN"));
         let mut server = command(&bin.join("postgres"));
         server.arg("-D").arg(folder.join("data")).args([
@@ -87,10 +106,42 @@ impl Postgres {
         server.args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200"]);
         server.current_dir(folder);
         // SIGINT is PostgreSQL's fast shutdown.
-        let log = folder.with_extension("log");
-        let process = Process::spawn(server, &log, libc::SIGINT);
-        process.wait_for_output("ready to accept connections", Duration::from_secs(60));
-        Self { process, port, folder: folder.to_owned(), databases: AtomicU32::new(databases) }
+        let log = (0..).map(|n| folder.with_extension(format!("{n}.log"))).find(|p| !p.exists());
+        Process::spawn(server, &log.expect("a free name"), libc::SIGINT)
+    }
+
+    /// Starts it again where it ended by itself, as it does when its disk is full; it may not be able to.
+    pub fn revive(&mut self) -> Result<(), String> {
+        if self.process.ended().is_none() {
+            return Ok(());
+        }
+        self.process = Self::launch(&self.folder, self.port);
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_secs(120) {
+            if self.process.output().contains("ready to accept connections") {
+                return Ok(());
+            }
+            if self.process.ended().is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(self.process.output())
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A new folder in this one that the server may keep tables in.
+    pub fn folder_for_tables(&self, folder: &Path) -> PathBuf {
+        let tables = folder.join("tables");
+        std::fs::create_dir(&tables).expect("a folder of our own");
+        if is_root() {
+            std::os::unix::fs::chown(&tables, Some(NOBODY), Some(NOBODY)).expect("root may chown");
+        }
+        tables
     }
 
     /// A URL of a database of the server.
