@@ -1,0 +1,302 @@
+//! What all processes share: the topic, the store, the network, and a record of what happened in which order.
+
+use crate::expected::Expected;
+use crate::log::{Group, Log};
+use crate::time::Instant;
+use fleetscore_oracle::expect::Rules;
+use fleetscore_schemas::reading::TopicPartition;
+use fleetscore_store::{Checkpoint, Loss, Outcome, Result, Store, StoreError};
+use futures_executor::block_on;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What happens. Calls of the store are noted when the server does them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
+    /// A call is sent.
+    Sent,
+    /// A call was lost on its way.
+    Dropped,
+    /// Settings are recorded.
+    Settings,
+    /// Positions are read.
+    Progress,
+    /// Partitions get positions.
+    AddPartitions,
+    /// Partitions are claimed.
+    Claim,
+    /// A sign of life.
+    Heartbeat,
+    /// Ids of series are made.
+    Intern,
+    /// A checkpoint.
+    Checkpoint,
+    /// A checkpoint that found another claim.
+    Fenced,
+    /// A member was granted partitions.
+    Granted,
+    /// A member must give up what it has.
+    Revoked,
+    /// A member was taken to be dead.
+    Lost,
+    /// A member has given up what it had.
+    Released,
+    /// Reading begins.
+    Start,
+    /// Messages are handed on.
+    Batch,
+    /// A process begins.
+    Born,
+    /// A process is killed.
+    Killed,
+    /// A process is asked to end.
+    Asked,
+    /// A process is stopped.
+    Stopped,
+    /// A process is woken.
+    Woken,
+    /// A clock is set.
+    Jump,
+    /// The store cannot be reached.
+    Down,
+    /// It can again.
+    Up,
+    /// Old records are deleted.
+    Deleted,
+    /// The topic gains a partition.
+    Grown,
+    /// The group deals out its partitions anew.
+    Rebalanced,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fate {
+    /// How long it takes to the server.
+    pub(crate) there: Duration,
+    /// How long the answer takes.
+    pub(crate) back: Duration,
+    /// Whether the server gets it.
+    pub(crate) arrives: bool,
+    /// Whether the answer gets back.
+    pub(crate) answered: bool,
+    /// The caller is killed: 0 before it is sent, 1 while it is under way, 2 when the answer is there.
+    pub(crate) kill: Option<u8>,
+}
+
+/// How often things go wrong: one in so many calls, 0 = never.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Odds {
+    /// Calls and answers that are lost.
+    pub(crate) lost: u32,
+    /// Calls over which the caller is killed.
+    pub(crate) kill: u32,
+    /// Answers and questions that take seconds.
+    pub(crate) slow: u32,
+}
+
+/// The topic and its group.
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    /// Its records.
+    pub(crate) log: Log,
+    /// Who reads it.
+    pub(crate) group: Group,
+}
+
+/// A record of what happened.
+#[derive(Debug, Default)]
+struct Trace {
+    hasher: DefaultHasher,
+    steps: u64,
+    /// Kept where it is asked for.
+    lines: Option<Vec<String>>,
+    began: Option<Instant>,
+}
+
+/// What was committed so far, as the store answered.
+#[derive(Debug, Default)]
+struct Books {
+    /// Readings in committed deltas.
+    readings: i64,
+    /// Committed dead letters.
+    letters: i64,
+    /// Ranges that were passed over.
+    losses: Vec<Loss>,
+    /// Checkpoints that happened.
+    checkpoints: u64,
+    /// Checkpoints and signs of life that found another claim.
+    fences: u64,
+    failure: Option<String>,
+}
+
+/// What all processes share.
+pub(crate) struct World {
+    /// The store itself.
+    pub(crate) store: Arc<dyn Store>,
+    topic: Mutex<Topic>,
+    rng: Mutex<fastrand::Rng>,
+    odds: Mutex<Odds>,
+    down: AtomicBool,
+    trace: Mutex<Trace>,
+    books: Mutex<Books>,
+    expected: Mutex<Expected>,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // All on one thread; after a panic the simulation is over anyway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    /// A world around a store.
+    pub(crate) fn new(store: Arc<dyn Store>, seed: u64, odds: Odds, traced: bool, rules: Rules) -> Self {
+        let trace = Trace { lines: traced.then(Vec::new), began: Some(Instant::now()), ..Trace::default() };
+        Self {
+            store,
+            topic: Mutex::default(),
+            rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+            odds: Mutex::new(odds),
+            down: AtomicBool::new(false),
+            trace: Mutex::new(trace),
+            books: Mutex::default(),
+            expected: Mutex::new(Expected::new(rules)),
+        }
+    }
+
+    /// The topic.
+    pub(crate) fn topic(&self) -> MutexGuard<'_, Topic> {
+        lock(&self.topic)
+    }
+
+    /// Notes what happened; `who` and `what` are part of the order.
+    pub(crate) fn note(&self, step: Step, who: u64, what: u64) {
+        let mut trace = lock(&self.trace);
+        (step, who, what).hash(&mut trace.hasher);
+        trace.steps += 1;
+        let at = trace.began.map_or(Duration::ZERO, |began| began.elapsed());
+        if let Some(lines) = &mut trace.lines {
+            lines.push(format!("{:9.3}s  p{who} {step:?} {what}", at.as_secs_f64()));
+        }
+    }
+
+    /// The order of everything that happened, in one number, and how much it was.
+    pub(crate) fn interleaving(&self) -> (u64, u64) {
+        let trace = lock(&self.trace);
+        (trace.hasher.finish(), trace.steps)
+    }
+
+    /// What was noted, where it was kept.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        lock(&self.trace).lines.take().unwrap_or_default()
+    }
+
+    /// What becomes of the next call.
+    pub(crate) fn fate(&self, step: Step) -> Fate {
+        let odds = *lock(&self.odds);
+        let mut rng = lock(&self.rng);
+        let mut one_in = |n: u32| n != 0 && rng.u32(..n) == 0;
+        let (lost, unanswered) = (one_in(odds.lost), one_in(odds.lost));
+        // Of the calls that matter most, three times as often.
+        let kill = one_in(if step == Step::Checkpoint { odds.kill.div_ceil(3) } else { odds.kill });
+        let slow = one_in(odds.slow);
+        let mut wait = || Duration::from_micros(rng.u64(200..if slow { 8_000_000 } else { 30_000 }));
+        let (there, back) = (wait(), wait());
+        let kill = kill.then(|| rng.u8(..3));
+        Fate { there, back, arrives: !lost, answered: !unanswered, kill }
+    }
+
+    /// From now on nothing goes wrong any more.
+    pub(crate) fn calm(&self) {
+        *lock(&self.odds) = Odds::default();
+        self.set_down(false);
+    }
+
+    /// Nobody reaches the store, or everybody again.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, SeqCst);
+    }
+
+    /// Whether nobody reaches the store.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(SeqCst)
+    }
+
+    /// Something is not as it must be.
+    pub(crate) fn fail(&self, what: String) {
+        lock(&self.books).failure.get_or_insert(what);
+    }
+
+    /// What is not as it must be.
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.books).failure.clone()
+    }
+
+    /// Checkpoints that happened, and fences.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let books = lock(&self.books);
+        (books.checkpoints, books.fences)
+    }
+
+    /// The server's part of making positions.
+    pub(crate) fn add_partitions(&self, source: &str, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        let is_new = block_on(self.store.progress())?.rows.is_empty();
+        block_on(self.store.add_partitions(source, partitions))?;
+        // A topic that is new to the store begins where its log does: what was deleted before was nobody's. Of a partition
+        // that comes later nothing may be passed over in silence.
+        for (partition, offset) in partitions.iter().filter(|_| is_new) {
+            let (partition, detail) = (partition.clone(), "before the start".to_owned());
+            lock(&self.books).losses.push(Loss { partition, from: 0, to: *offset, detail });
+        }
+        Ok(())
+    }
+
+    /// The server's part of a checkpoint, and a look at what it has left.
+    pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
+        let result = block_on(self.store.checkpoint(checkpoint));
+        match &result {
+            Ok(Outcome::Done) => {
+                let counts = checkpoint
+                    .deltas
+                    .column_by_name(fleetscore_schemas::delta::columns::COUNT)
+                    .and_then(|c| c.as_any().downcast_ref::<arrow::array::Int64Array>());
+                let mut books = lock(&self.books);
+                books.readings += counts.map_or(0, |c| c.values().iter().sum::<i64>());
+                books.letters += checkpoint.dead_letters.iter().map(|l| l.count).sum::<i64>();
+                books.losses.extend(checkpoint.losses.iter().cloned());
+                books.checkpoints += 1;
+                let thorough = books.checkpoints % 32 == 0;
+                drop(books);
+                self.look(thorough);
+            }
+            Ok(Outcome::Fenced) => {
+                lock(&self.books).fences += 1;
+                self.note(Step::Fenced, 0, 0);
+            }
+            Err(StoreError::Unavailable { .. } | StoreError::Contended { .. }) => {}
+            Err(e) => self.fail(format!("a checkpoint was refused: {e}")),
+        }
+        result
+    }
+
+    /// Compares the store with what it must hold at its positions.
+    pub(crate) fn look(&self, thorough: bool) {
+        let books = lock(&self.books);
+        let (committed, losses) = ((books.readings, books.letters), books.losses.clone());
+        drop(books);
+        let mut expected = lock(&self.expected);
+        let seen = expected.sums(self, &losses, committed);
+        let seen = if thorough { seen.and_then(|()| expected.everything(self, &losses)) } else { seen };
+        if let Err(what) = seen {
+            self.fail(what);
+        }
+    }
+}
