@@ -1,12 +1,12 @@
 //! A thousand malformed records of many kinds among good ones: every good reading counts, every bad record is a dead
 //! letter with its exact bytes, and the process never restarts.
 
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::kafka::Message;
-use crate::harness::scenario::{assert_windows, pipeline, reading_json, rfc3339, topic, wait_until_scored};
-use crate::harness::{Servers, Test};
-use crate::oracle::{self, Edges, Reading};
+use crate::data::{Dataset, reference, seeded};
+use crate::scenario::{assert_windows, pipeline, reading_json, rfc3339, topic, wait_until_scored};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::kafka::Message;
+use fleetscore_harness::{Servers, Test};
+use fleetscore_oracle::{self as oracle, Edges, Reading};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -173,7 +173,7 @@ fn bad_lines(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     database.wait_for(
         "SELECT count(*) FROM dead_letters",
         expected.values().sum::<usize>() as i64,
-        crate::harness::scenario::PATIENCE,
+        crate::scenario::PATIENCE,
     );
     up.assert_alive();
     up.stop();

@@ -3,13 +3,15 @@
 //!
 //! `million`: import from Parquet, windows, run and publication of some thousand models. `workers`: four processes that are
 //! killed and stopped past their leases at random. `rescore`: another model set over what is published, under a reader.
+//! `outages`: the broker is killed for some seconds at a steady rate. `soak`: some seconds of it.
 
-use crate::harness::database::Database;
-use crate::harness::{Servers, Test};
 use fleetscore_benchmarks::fleet::Fleet;
+use fleetscore_benchmarks::live::{self, Load};
 use fleetscore_benchmarks::million::{Scenario, measure};
-use fleetscore_benchmarks::rescore;
 use fleetscore_benchmarks::workers::{Site, faults};
+use fleetscore_benchmarks::{outages, rescore, soak};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::{Servers, Test};
 use libtest_mimic::Trial;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +34,14 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
         Trial::test("benchmarks::rescore_under_a_reader", {
             let servers = servers.clone();
             move || rescore_under_a_reader(&servers)
+        }),
+        Trial::test("benchmarks::outage_of_kafka", {
+            let servers = servers.clone();
+            move || outage_of_kafka(&servers)
+        }),
+        Trial::test("benchmarks::soak", {
+            let servers = servers.clone();
+            move || soak_some_seconds(&servers)
         }),
     ]
 }
@@ -98,5 +108,31 @@ fn rescore_under_a_reader(servers: &Servers) -> Test {
     let measured = tokio::runtime::Runtime::new()?.block_on(rescore::measure(&scenario))?;
     assert!(measured.changes > 0 && measured.polls > 1);
     eprintln!("{measured:?}");
+    Ok(())
+}
+
+/// A fleet of 200 series.
+const LIVE: Load = Load { seed: 1, partitions: 2, devices: 40, sensors: 5 };
+
+/// Held back while the broker is away, and all there in the end; memory within its bound, health and log say so.
+fn outage_of_kafka(servers: &Servers) -> Test {
+    let scenario = outages::Scenario { load: LIVE, rate: 2_000.0, seconds: 8, lead_seconds: 4 };
+    let mut site = live::Site::start(servers);
+    let measured = outages::measure(&mut site, servers, &scenario, live::Server::Kafka)?;
+    assert!(measured.readings > 0 && measured.compared.differences == 0);
+    eprintln!("{measured:?}");
+    Ok(())
+}
+
+/// The oracle agrees, samples and plots are made; whether they are flat takes longer to tell.
+fn soak_some_seconds(servers: &Servers) -> Test {
+    let scenario = soak::Scenario { load: LIVE, rate: 2_000.0, seconds: 15, sample_seconds: 1 };
+    let measured = soak::measure(&live::Site::shared(servers), servers, &scenario)?;
+    assert!(measured.samples.len() > 5 && measured.compared.differences == 0);
+    assert!(measured.samples.iter().any(|s| s.to_sql.p99_s.is_some()), "no latency was measured");
+    let folder = servers.folder("plots");
+    measured.plot(&folder)?;
+    assert_eq!(std::fs::read_dir(&folder)?.count(), 5, "four plots and the samples");
+    eprintln!("{:?}", measured.compared);
     Ok(())
 }

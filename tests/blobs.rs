@@ -1,11 +1,11 @@
 //! Predictions in Azure blobs (Azurite) equal those in SQL, to every reader; a rerun changes nothing.
 
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::scenario::{PATIENCE, rfc3339, topic, wait_until_scored};
-use crate::harness::{Servers, Test, setup_variable, wait_until};
-use crate::oracle::{self, Edges};
+use crate::data::{Dataset, reference, seeded};
+use crate::scenario::{PATIENCE, rfc3339, topic, wait_until_scored};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::{Servers, Test, setup_variable, wait_until};
+use fleetscore_oracle::{self as oracle, Edges};
 use libtest_mimic::Trial;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -21,7 +21,7 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
 }
 
 /// Objects of the container: path → (e-tag, bytes).
-fn download(environment: &[(String, String)], container: &str) -> BTreeMap<String, (String, Vec<u8>)> {
+pub fn download(environment: &[(String, String)], container: &str) -> BTreeMap<String, (String, Vec<u8>)> {
     use futures::TryStreamExt;
     let url = environment
         .iter()
@@ -30,10 +30,10 @@ fn download(environment: &[(String, String)], container: &str) -> BTreeMap<Strin
         .1
         .clone();
     let store = MicrosoftAzureBuilder::new()
-        .with_endpoint(format!("{url}/{}", crate::harness::azurite::ACCOUNT))
+        .with_endpoint(format!("{url}/{}", fleetscore_harness::azurite::ACCOUNT))
         .with_allow_http(true)
-        .with_account(crate::harness::azurite::ACCOUNT)
-        .with_access_key(crate::harness::azurite::KEY)
+        .with_account(fleetscore_harness::azurite::ACCOUNT)
+        .with_access_key(fleetscore_harness::azurite::KEY)
         .with_container_name(container)
         .build()
         .expect("a client of the emulator");
@@ -54,7 +54,8 @@ fn download(environment: &[(String, String)], container: &str) -> BTreeMap<Strin
     })
 }
 
-fn read_by(how: &str, folder: &Path, files: &[String]) -> BTreeSet<String> {
+/// Reads published files by another program; one line a row.
+pub fn read_by(how: &str, folder: &Path, files: &[String]) -> BTreeSet<String> {
     let out = Command::new(setup_variable("FLEETSCORE_TEST_PYTHON"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_published.py"))
         .arg(how)
@@ -67,7 +68,7 @@ fn read_by(how: &str, folder: &Path, files: &[String]) -> BTreeSet<String> {
 }
 
 /// Rows in SQL in the form `read_published.py` prints.
-fn in_sql(database: &Database) -> BTreeSet<String> {
+pub fn in_sql(database: &Database) -> BTreeSet<String> {
     let sql = format!(
         "SELECT {}, device, sensor, {}, prediction, {}, status FROM predictions",
         database.micros("window_start"),
@@ -85,7 +86,7 @@ fn in_sql(database: &Database) -> BTreeSet<String> {
 }
 
 /// As Rust prints floats: Python writes `1e-05` where Rust writes `1e-5`.
-fn normalised(rows: BTreeSet<String>) -> BTreeSet<String> {
+pub fn normalised(rows: BTreeSet<String>) -> BTreeSet<String> {
     rows.into_iter()
         .map(|row| {
             let mut cells: Vec<String> = row.split('|').map(str::to_owned).collect();

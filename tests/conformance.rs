@@ -1,6 +1,6 @@
 //! The store's promises on a real PostgreSQL; its own crate runs them in memory and on SQLite.
 
-use crate::harness::Servers;
+use fleetscore_harness::Servers;
 use libtest_mimic::Trial;
 use std::sync::Arc;
 

@@ -1,15 +1,15 @@
 //! The whole pipeline on real input, through a real Kafka, equals the golden results: every store, pane length, wire
 //! form and order of arrival.
 
-use crate::harness::data::{Dataset, datasets, reference, reference_folder, seeded};
-use crate::harness::database::Database;
-use crate::harness::kafka::Message;
-use crate::harness::scenario::{
+use crate::data::{Dataset, datasets, reference, reference_folder, seeded};
+use crate::scenario::{
     assert_predictions, assert_windows, golden_predictions, golden_windows, packed, pipeline, reading_json,
     rfc3339, series_with_model, single_messages, topic, wait_until_scored,
 };
-use crate::harness::{Servers, Test};
-use crate::oracle::{self, Edges, Key, Prediction, Reading, Window};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::kafka::Message;
+use fleetscore_harness::{Servers, Test};
+use fleetscore_oracle::{self as oracle, Edges, Key, Prediction, Reading, Window};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::sync::Arc;

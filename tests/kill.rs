@@ -1,15 +1,15 @@
 //! The same result, whatever happens to the processes: killed at random moments, joined and left by others, stopped
 //! past their session and woken.
 
+use crate::data::{Dataset, reference, seeded};
 use crate::golden::expected;
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Service;
-use crate::harness::scenario::{
+use crate::scenario::{
     PATIENCE, assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
     wait_until_scored,
 };
-use crate::harness::{Servers, Test, wait_until};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Service;
+use fleetscore_harness::{Servers, Test, free_port, http, wait_until};
 use libtest_mimic::Trial;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
     for (name, test) in [
         ("kill::joined_and_left", joined_and_left as fn(&Servers, &Dataset) -> Test),
         ("kill::stopped_and_woken", stopped_and_woken),
+        ("kill::zombie_writes_nothing", zombie_writes_nothing),
     ] {
         let servers = servers.clone();
         trials.push(Trial::test(name, move || test(&servers, &reference().unwrap_or_else(seeded))));
@@ -143,6 +144,7 @@ fn stopped_and_woken(servers: &Servers, data: &Dataset) -> Test {
         std::thread::sleep(Duration::from_secs(2));
         // Woken with readings in its memory that the second has read again: it must drop them.
         first.process.signal(libc::SIGCONT);
+        first.process.wait_for_output("fenced by", PATIENCE);
         std::thread::sleep(Duration::from_secs(3));
         first.assert_alive();
         sender.join().expect("all readings are sent");
@@ -152,4 +154,99 @@ fn stopped_and_woken(servers: &Servers, data: &Dataset) -> Test {
         second.stop();
         Ok::<(), libtest_mimic::Failed>(())
     })
+}
+
+/// Everything that an aggregator writes: the whole of `progress` with its signs of life, every pane and its version, and by
+/// which transaction PostgreSQL says that each row was written.
+fn written(database: &Database) -> Result<Vec<Vec<String>>, String> {
+    let mut rows = database.rows(
+        "SELECT kafka_partition, next_offset, end_offset, watermark, quiet_at, owner, owner_seen_at, epoch, updated_at, xmin \
+         FROM progress_data ORDER BY 1",
+    )?;
+    rows.extend(database.rows(
+        "SELECT count(*), sum(count), sum(version), max(xmin::text::bigint), sum(hashtext(d::text)::bigint) FROM pane_data d",
+    )?);
+    rows.extend(database.rows("SELECT count(*), max(id) FROM changed_pane_data")?);
+    rows.extend(database.rows("SELECT count(*), max(id) FROM dead_letter_data")?);
+    Ok(rows)
+}
+
+/// Paused with readings in its memory, woken when another owns its partitions: nothing of the store changes, and its log
+/// says why. While the other sleeps and the broker is away nobody else could write, and nobody can give it the
+/// partitions back.
+fn zombie_writes_nothing(servers: &Servers, data: &Dataset) -> Test {
+    let database = Database::postgres(servers);
+    let (topic, kafka) = (topic("zombie"), servers.another_kafka());
+    kafka.create_topic(&topic, 4);
+    let fleetscore = pipeline(servers, data, &database, &topic)
+        .with("--kafka", &kafka.bootstrap)
+        .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n")
+        // No pane closes, nothing is quiet, no checkpoint is due: what the zombie has read is in its memory when it is paused.
+        .with("--max-disorder", "2h")
+        .with("--idle-timeout", "10m")
+        .with("--checkpoint-interval", "20s");
+    let messages = single_messages(&data.readings);
+    let half = messages.len() / 2;
+    let address = format!("127.0.0.1:{}", free_port());
+    let zombie = fleetscore.clone().with("--http", &address).start(&["aggregate"]);
+    let owner = wait_until("its partitions", PATIENCE, || match &owners(&database)?[..] {
+        [one] => Ok(one.clone()),
+        other => Err(format!("{other:?}")),
+    });
+    kafka.send(&topic, &messages[..half]);
+    wait_until("readings in its memory", PATIENCE, || match http(&address, "/readyz")? {
+        (200, body) if !body.contains("\"0 readings") => Ok(()),
+        (_, body) => Err(body),
+    });
+    zombie.process.signal(libc::SIGSTOP);
+    let in_sql = database.number("SELECT coalesce(sum(readings), 0) FROM windows")?;
+    assert_eq!(in_sql, 0, "it had stored what it had read before it was paused");
+    let second = fleetscore.clone().with("--checkpoint-interval", "1s").start(&["aggregate"]);
+    let all_read = |wanted: usize| {
+        wait_until("all readings in windows", PATIENCE, || {
+            match database.number("SELECT coalesce(sum(readings), 0) FROM windows")? {
+                n if n == wanted as i64 => Ok(()),
+                n => Err(format!("{n} of {wanted}")),
+            }
+        });
+    };
+    wait_until("the second owns everything", PATIENCE, || match &owners(&database)?[..] {
+        [one] if *one != owner => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    all_read(half);
+    kafka.kill();
+    second.process.signal(libc::SIGSTOP);
+    // A transaction that was under way when it was stopped would count as a change.
+    wait_until("no transaction is open", PATIENCE, || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                   AND state <> 'idle'";
+        match database.number(sql)? {
+            0 => Ok(()),
+            n => Err(format!("{n}")),
+        }
+    });
+    let before = written(&database)?;
+    assert!(
+        !zombie.process.output().contains("fenced by"),
+        "it cannot know yet:\n{}",
+        zombie.process.output()
+    );
+    zombie.process.signal(libc::SIGCONT);
+    zombie.process.wait_for_output("fenced by", PATIENCE);
+    // Longer than it takes to try again, and than its checkpoints are apart.
+    std::thread::sleep(Duration::from_secs(25));
+    assert_eq!(written(&database)?, before, "the zombie wrote:\n{}", zombie.process.output());
+    zombie.assert_alive();
+
+    kafka.start_again();
+    second.process.signal(libc::SIGCONT);
+    kafka.send(&topic, &messages[half..]);
+    all_read(data.readings.len());
+    let (windows, _) = expected(data, 60);
+    assert_windows(&database, "windows", &windows);
+    zombie.stop();
+    second.stop();
+    kafka.stop();
+    Ok(())
 }

@@ -1,17 +1,17 @@
 //! A tenth of the readings comes after their intervals were scored: they merge, the version moves, the stale
 //! prediction is scored again, and the end equals the golden result.
 
+use crate::data::{Dataset, reference, seeded};
 use crate::golden::expected;
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::kafka::Message;
-use crate::harness::scenario::{
+use crate::scenario::{
     PATIENCE, assert_predictions, assert_windows, pipeline, series_with_model, single_messages, topic,
     wait_until_scored,
 };
-use crate::harness::{Servers, Test};
-use crate::oracle::{self, Edges, Reading};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::kafka::Message;
+use fleetscore_harness::{Servers, Test};
+use fleetscore_oracle::{self as oracle, Edges, Reading};
 use libtest_mimic::Trial;
 use std::sync::Arc;
 

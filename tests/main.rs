@@ -8,22 +8,25 @@
 mod bad_lines;
 mod benchmarks;
 mod blobs;
+mod chaos;
 mod conformance;
+mod data;
 mod golden;
-mod harness;
 mod kill;
 mod late;
+mod limits;
 mod models;
-mod oracle;
 mod outages;
 mod pickles;
 mod readme_sql;
 mod restart;
+mod scenario;
 mod schedules;
 mod training;
 
-use harness::Servers;
+use fleetscore_harness::Servers;
 use libtest_mimic::{Arguments, Trial};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -31,15 +34,20 @@ fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     // Every trial runs processes of its own; two at a time keep two cores busy without making them wait.
     args.test_threads.get_or_insert(2);
-    let servers = Arc::new(Servers::new());
+    // Another build may be put to the test: an optimised one, or that of an image.
+    let binary = std::env::var_os("FLEETSCORE_TEST_BINARY").map(PathBuf::from);
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_fleetscore"));
+    let servers = Arc::new(Servers::new(&binary.unwrap_or(built)));
     let mut trials: Vec<Trial> = Vec::new();
     for module in [
         golden::trials,
         late::trials,
+        limits::trials,
         kill::trials,
         restart::trials,
         schedules::trials,
         outages::trials,
+        chaos::trials,
         bad_lines::trials,
         blobs::trials,
         pickles::trials,
@@ -52,7 +60,7 @@ fn main() -> ExitCode {
         trials.extend(module(&servers));
     }
     if !args.list {
-        match harness::data::reference_folder() {
+        match data::reference_folder() {
             Some(folder) => eprintln!("comparing with the reference data in {}", folder.display()),
             None => eprintln!(
                 "NOTE: the reference data are not here: the comparison with the reference's golden results is left out; \

@@ -1,16 +1,16 @@
 //! Model sets as users handle them: predictions straight from files, import from every source, comparison, pins,
 //! activation and rollback under running scorers, damage.
 
+use crate::data::{Dataset, datasets, reference, reference_folder, seeded, write_csv};
 use crate::golden::expected;
-use crate::harness::data::{Dataset, datasets, reference, reference_folder, seeded, write_csv};
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::scenario::{
+use crate::scenario::{
     assert_predictions, assert_windows, pipeline, rfc3339, series_with_model, single_messages, topic,
     wait_until_scored,
 };
-use crate::harness::{Servers, Test};
-use crate::oracle::{self, Edges, ModelNumbers, Prediction, Reading};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::{Servers, Test};
+use fleetscore_oracle::{self as oracle, Edges, ModelNumbers, Prediction, Reading};
 use libtest_mimic::Trial;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -340,7 +340,7 @@ fn activation(servers: &Servers, data: &Dataset, sqlite: bool) -> Test {
     servers.kafka().send(&topic, &single_messages(&data.readings));
     let windows = oracle::windows(&data.readings, 5_000_000, 5_000_000, Edges::Start);
     let read = "SELECT coalesce(sum(readings), 0) FROM windows";
-    database.wait_for(read, data.readings.len() as i64, crate::harness::scenario::PATIENCE);
+    database.wait_for(read, data.readings.len() as i64, crate::scenario::PATIENCE);
     let score = fleetscore.start(&["score"]);
     let scored = "SELECT count(*) FROM predictions WHERE status = 'scored'";
     let mut changes = 0;
@@ -437,10 +437,10 @@ fn sources(servers: &Servers, data: &Dataset) -> Test {
 fn upload(environment: &[(String, String)], container: &str, folder: &Path) {
     let url = environment.iter().find(|(k, _)| k == "AZURITE_BLOB_STORAGE_URL").expect("set by the harness");
     let store = MicrosoftAzureBuilder::new()
-        .with_endpoint(format!("{}/{}", url.1, crate::harness::azurite::ACCOUNT))
+        .with_endpoint(format!("{}/{}", url.1, fleetscore_harness::azurite::ACCOUNT))
         .with_allow_http(true)
-        .with_account(crate::harness::azurite::ACCOUNT)
-        .with_access_key(crate::harness::azurite::KEY)
+        .with_account(fleetscore_harness::azurite::ACCOUNT)
+        .with_access_key(fleetscore_harness::azurite::KEY)
         .with_container_name(container)
         .build()
         .expect("a client of the emulator");

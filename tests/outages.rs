@@ -3,15 +3,15 @@
 //!
 //! `FLEETSCORE_TEST_OUTAGE_S=60` makes each outage a minute long.
 
-use crate::harness::azurite::Azurite;
-use crate::harness::database::Database;
-use crate::harness::fleetscore::{Fleetscore, Service};
-use crate::harness::postgres::Postgres;
-use crate::harness::scenario::PATIENCE;
-use crate::harness::{Servers, Test, wait_until};
+use crate::scenario::PATIENCE;
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::model_file::write_parquet;
 use fleetscore_benchmarks::windows::Filler;
+use fleetscore_harness::azurite::Azurite;
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::{Fleetscore, Service};
+use fleetscore_harness::postgres::Postgres;
+use fleetscore_harness::{Servers, Test, wait_until};
 use fleetscore_schemas::time::Timestamp;
 use libtest_mimic::Trial;
 use std::sync::Arc;

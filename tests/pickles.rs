@@ -1,10 +1,10 @@
 //! Hostile and broken pickles are refused by name, nothing of them runs, and the last good set stays active.
 
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::scenario::topic;
-use crate::harness::{Servers, Test};
+use crate::data::{Dataset, reference, seeded};
+use crate::scenario::topic;
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::{Servers, Test};
 use libtest_mimic::Trial;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! The queries the README shows work as shown, in `psql`, in the stock `sqlite3` and through `fleetscore sql`; the
 //! documented views have the documented columns.
 
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::scenario::{pipeline, topic, wait_until_scored};
-use crate::harness::{Servers, Test};
-use crate::oracle::{self, Edges};
+use crate::data::{Dataset, reference, seeded};
+use crate::scenario::{pipeline, topic, wait_until_scored};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::{Servers, Test};
+use fleetscore_oracle::{self as oracle, Edges};
 use libtest_mimic::Trial;
 use std::sync::Arc;
 

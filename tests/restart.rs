@@ -1,14 +1,12 @@
 //! What a second start sees: it continues; it notices a topic that was made anew and another cluster; data of 2018 and
 //! of today live in one topic; late series, silent series and series without a model have their rows.
 
+use crate::data::{Dataset, reference, seeded};
 use crate::golden::expected;
-use crate::harness::data::{Dataset, reference, seeded};
-use crate::harness::database::Database;
-use crate::harness::scenario::{
-    PATIENCE, assert_windows, pipeline, single_messages, topic, wait_until_scored,
-};
-use crate::harness::{Servers, Test, wait_until};
-use crate::oracle::{self, Edges, Reading};
+use crate::scenario::{PATIENCE, assert_windows, pipeline, single_messages, topic, wait_until_scored};
+use fleetscore_harness::database::Database;
+use fleetscore_harness::{Servers, Test, wait_until};
+use fleetscore_oracle::{self as oracle, Edges, Reading};
 use libtest_mimic::Trial;
 use std::sync::Arc;
 
@@ -168,7 +166,7 @@ fn partial_models(servers: &Servers, data: &Dataset) -> Test {
     let database = Database::postgres(servers);
     let topic = topic("partial");
     servers.kafka().create_topic(&topic, 2);
-    let fleetscore = crate::harness::fleetscore::Fleetscore::new(servers, &database, &topic);
+    let fleetscore = fleetscore_harness::fleetscore::Fleetscore::new(servers, &database, &topic);
     let models = servers.folder("models");
     let names: Vec<(String, String)> = data.numbers.keys().cloned().collect();
     let (without, unreadable) = (&names[0], &names[1]);
@@ -224,7 +222,7 @@ fn partial_models(servers: &Servers, data: &Dataset) -> Test {
 
 fn user_errors_stop(servers: &Servers, _data: &Dataset) -> Test {
     let database = Database::sqlite(servers);
-    let fleetscore = crate::harness::fleetscore::Fleetscore::new(servers, &database, "nowhere");
+    let fleetscore = fleetscore_harness::fleetscore::Fleetscore::new(servers, &database, "nowhere");
     let wrong = fleetscore.fail(&["up", "--interval", "1500ms", "--max-disorder", "soon"], 2);
     assert!(wrong.contains("interval") && wrong.contains("max_disorder"), "all mistakes at once: {wrong}");
     let wrong = fleetscore.clone().env("FLEETSCORE_READINGS__WHERE", "value >").fail(&["up"], 2);

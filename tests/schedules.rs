@@ -1,12 +1,12 @@
 //! Schedules under an operator's hands: a scheduler that is down for fifty intervals, pauses, cron.
 
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::scenario::{PATIENCE, topic};
-use crate::harness::{Servers, Test, wait_until};
+use crate::scenario::{PATIENCE, topic};
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::model_file::write_parquet;
 use fleetscore_benchmarks::windows::Filler;
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::{Servers, Test, wait_until};
 use fleetscore_schemas::time::Timestamp;
 use libtest_mimic::Trial;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! A training that is killed is gone on with and gives the set that an unbroken one gives; so do the exported rows.
 
-use crate::harness::database::Database;
-use crate::harness::fleetscore::Fleetscore;
-use crate::harness::scenario::topic;
-use crate::harness::{Servers, Test, wait_until};
+use crate::scenario::topic;
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::windows::Filler;
+use fleetscore_harness::database::Database;
+use fleetscore_harness::fleetscore::Fleetscore;
+use fleetscore_harness::{Servers, Test, wait_until};
 use fleetscore_schemas::time::Timestamp;
 use libtest_mimic::Trial;
 use std::path::{Path, PathBuf};
