@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help deps demo build production test unit e2e servers fuzz fmt lint clean
+.PHONY: help deps demo build production test unit e2e chaos servers simulate fuzz fuzz-smoke fmt lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -20,7 +20,7 @@ build: deps ## Build the binary of the default profile: target/debug/fleetscore
 production: deps ## Build the optimised binary: target/production/fleetscore (about half an hour on two cores)
 	$(CARGO) build --profile production
 
-test: deps unit e2e ## Run all tests; starts a real Kafka, PostgreSQL and Azurite by itself and stops them again
+test: deps unit fuzz-smoke e2e ## Run all tests; starts a real Kafka, PostgreSQL and Azurite by itself and stops them again
 
 unit: ## Run unit and property tests of all crates, and the consumer against the embedded broker (no servers)
 	$(CARGO) test --workspace --lib --bins --examples -q
@@ -30,11 +30,22 @@ unit: ## Run unit and property tests of all crates, and the consumer against the
 e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to filter)
 	set -a; source target/test-servers.env; set +a; $(CARGO) test --workspace --test e2e -- $(ARGS)
 
+chaos: servers ## Faults of all kinds on real parts, then everything must be exact (SECONDS=600 SEED=1 STORE=postgres|sqlite|both)
+	set -a; source target/test-servers.env; set +a; \
+	FLEETSCORE_CHAOS_SECONDS=$(or $(SECONDS),600) FLEETSCORE_CHAOS_SEED=$(SEED) \
+	$(CARGO) test --workspace --test e2e -- --test-threads 1 chaos::$(filter-out both,$(STORE))
+
 servers: ## Fetch the servers the end-to-end tests start
 	@mkdir -p target
 	@tests/setup.sh > target/test-servers.env.new && mv target/test-servers.env.new target/test-servers.env
 
-fuzz: ## Fuzz the readers of hostile files (RUNS=1000000 TARGET=pickle; all targets if none is named)
+simulate: ## Run the aggregator's own loop under every fault on a simulated clock (SEEDS=100000; SEED=7 shows one; MUTANTS=1)
+	$(CARGO) run --release -q -p fleetscore-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000)) $(if $(MUTANTS),--mutants)
+
+fuzz-smoke: ## Fuzz every reader for some thousand inputs (RUNS=2000), always the same ones
+	fuzz/run.sh smoke $(or $(RUNS),2000)
+
+fuzz: ## Fuzz what reads files, messages, settings and requests (RUNS=1000000 TARGET=pickle; all targets if none is named)
 	fuzz/run.sh $(or $(TARGET),all) $(or $(RUNS),100000)
 
 fmt: ## Format the code

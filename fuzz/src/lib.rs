@@ -1,5 +1,10 @@
 //! What the fuzz targets share: an allocator that counts, and the bound every reader must keep.
 
+pub mod config;
+pub mod http;
+pub mod readings;
+pub mod replay;
+
 use fleetscore_formats::Limits;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Once;
