@@ -34,6 +34,15 @@ postgres() {
     export "${line?}"
 }
 
+# Kafka, PostgreSQL and Azurite, as the tests' own setup finds or fetches them.
+test_servers() {
+    local lines
+    lines=$("$root/tests/setup.sh")
+    set -a
+    eval "$lines"
+    set +a
+}
+
 # venv NAME REQUIREMENTS: a Python environment with these packages in the tests' cache folder, made once; sets $python.
 venv() {
     local cache=${FLEETSCORE_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/fleetscore-tests}

@@ -24,7 +24,12 @@ pub struct Common {
 /// Runs a benchmark of this name to its end.
 pub fn main(name: &str, run: impl Future<Output = Result<()>>) -> ExitCode {
     let runtime = tokio::runtime::Runtime::new();
-    match runtime.map_err(Into::into).and_then(|r| r.block_on(run)) {
+    ended(name, runtime.map_err(Into::into).and_then(|r| r.block_on(run)))
+}
+
+/// The exit status of a benchmark of this name, which has said why where it failed.
+pub fn ended(name: &str, result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{name}: {e}");

@@ -8,11 +8,14 @@ pub mod bare;
 pub mod child;
 pub mod command;
 pub mod fleet;
+pub mod live;
 pub mod million;
 pub mod model_file;
+pub mod outages;
 pub mod report;
 pub mod rescore;
 pub mod server;
+pub mod soak;
 pub mod windows;
 pub mod workers;
 

@@ -88,6 +88,7 @@ impl Filler {
             dead_letters: vec![],
             losses: vec![],
             replayed: vec![],
+            notices: Vec::new(),
         };
         let begun = std::time::Instant::now();
         match self.store.checkpoint(&checkpoint).await? {

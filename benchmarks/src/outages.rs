@@ -1,0 +1,354 @@
+//! Each server in turn is away while readings go on coming at full rate: what the processes hold and say meanwhile, how
+//! soon the backlog is worked off, and whether the result is exact.
+
+use crate::Result;
+use crate::live::compare::{Compared, compare};
+use crate::live::producer::{Producer, Sent};
+use crate::live::watch::{Health, look, readyz};
+use crate::live::{CHECKPOINT_S, Load, Pipeline, Server, Site, now_us};
+use crate::report::{Cell, Goal, Report, Table};
+use fleetscore_harness::Servers;
+use std::time::{Duration, Instant};
+
+/// How often processes are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Readings go on at this share of the full rate once the server is back.
+const AFTERWARDS: f64 = 0.5;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// The fleet.
+    pub load: Load,
+    /// Full rate in readings a second.
+    pub rate: f64,
+    /// How long the server is away.
+    pub seconds: u64,
+    /// How long readings come before that.
+    pub lead_seconds: u64,
+}
+
+/// What a process did.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Its command.
+    pub role: &'static str,
+    /// Whether it needs the server.
+    pub concerned: bool,
+    /// Resident bytes once it was ready.
+    pub base_bytes: u64,
+    /// The most it ever held.
+    pub peak_bytes: u64,
+    /// What it may hold.
+    pub bound_bytes: u64,
+    /// Seconds from the outage until it said that it is not ready.
+    pub noticed_s: Option<f64>,
+    /// What it said then, the longest-lived of its answers.
+    pub said: Option<String>,
+    /// Share of the answers while the server was away, after the first such, that were not ready.
+    pub unready: f64,
+    /// Seconds from the server's return until it was ready again for good.
+    pub ready_again_s: Option<f64>,
+    /// What its log says of the beginning and of the end.
+    pub log: Vec<String>,
+}
+
+/// One outage.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The server.
+    pub server: Server,
+    /// How long it was away, its start included.
+    pub away_s: f64,
+    /// Readings that came meanwhile.
+    pub readings: u64,
+    /// `aggregate` and `score`.
+    pub processes: Vec<Watched>,
+    /// Seconds from the server's return until all was read, scored and published but for what had just come.
+    pub catch_up_s: f64,
+    /// Readings in all, and how many of them were late.
+    pub all: (u64, u64),
+    /// The result.
+    pub compared: Compared,
+}
+
+/// Answers of `/readyz` of one process: seconds since the start, and what it said.
+type Answers = Vec<(f64, Health)>;
+
+struct Watch<'a> {
+    pipeline: &'a mut Pipeline,
+    producer: &'a Producer,
+    began: Instant,
+    answers: Vec<Answers>,
+}
+
+impl Watch<'_> {
+    fn now(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        std::thread::sleep(LOOK_EVERY);
+        self.pipeline.alive()?;
+        if self.producer.ended() {
+            return Err("the producer has ended".into());
+        }
+        let now = self.began.elapsed().as_secs_f64();
+        for (process, answers) in self.pipeline.processes.iter().zip(&mut self.answers) {
+            answers.extend(readyz(process.port).map(|health| (now, health)));
+        }
+        Ok(())
+    }
+
+    fn until(&mut self, seconds: f64) -> Result<()> {
+        while self.now() < seconds {
+            self.tick()?;
+        }
+        Ok(())
+    }
+
+    /// Whether all is done but for what came within two checkpoints.
+    fn caught_up(&mut self) -> Result<bool> {
+        let behind_us = self.producer.due_us() - self.producer.event_us();
+        let (sent, _) = self.producer.sent();
+        let rate = sent as f64 / self.now();
+        let in_sql: i64 = self.pipeline.positions()?.iter().map(|(_, next)| next).sum();
+        let lag_s = (sent as f64 - in_sql as f64) / rate.max(1.0);
+        let open = self.pipeline.sql.number(
+            "SELECT (SELECT count(*) FROM runs WHERE state IN ('waiting', 'running')) \
+             + (SELECT count(*) FROM publications WHERE due)",
+        )?;
+        Ok(behind_us < 1_000_000 && lag_s < 2.0 * CHECKPOINT_S as f64 && open <= 2)
+    }
+}
+
+/// Takes one server away and brings it back.
+///
+/// # Errors
+/// A process ended or did not say what it waits for, memory passed its bound, the result is not the oracle's.
+pub fn measure(site: &mut Site, servers: &Servers, scenario: &Scenario, server: Server) -> Result<Measured> {
+    let mut pipeline = site.pipeline(servers, "outage", &scenario.load)?;
+    let fleet = scenario.load.fleet(scenario.rate, now_us());
+    let producer = Producer::start(&pipeline.bootstrap, &pipeline.topic, fleet, Some(1.0), None)?;
+    let answers = vec![Answers::new(); pipeline.processes.len()];
+    let mut watch = Watch { pipeline: &mut pipeline, producer: &producer, began: Instant::now(), answers };
+    watch.until(scenario.lead_seconds as f64)?;
+
+    let (gone_s, (_, sent_before)) = (watch.now(), producer.sent());
+    site.take_away(server)?;
+    watch.until(gone_s + scenario.seconds as f64)?;
+    site.bring_back();
+    let back_s = watch.now();
+    let due_us = producer.due_us();
+    producer.set_speed(AFTERWARDS);
+
+    let mut came = None;
+    let patience = back_s + 120.0 + 10.0 * scenario.seconds as f64;
+    loop {
+        watch.tick()?;
+        if producer.event_us() >= due_us - 1_000_000 {
+            came.get_or_insert(producer.sent().1 - sent_before);
+        }
+        // A store that has just come back may still refuse.
+        if came.is_some() && watch.caught_up().unwrap_or(false) {
+            break;
+        }
+        if watch.now() > patience {
+            return Err(format!(
+                "the backlog is not worked off {:.0} s after the return",
+                watch.now() - back_s
+            )
+            .into());
+        }
+    }
+    let caught_s = watch.now();
+    // Health is to stay as it is now.
+    watch.until(caught_s + 3.0)?;
+    let answers = watch.answers;
+    let sent = producer.stop()?;
+    pipeline.settle(&sent, Duration::from_secs(180))?;
+    let processes = watched(&pipeline, &answers, server, gone_s, back_s);
+    pipeline.stop();
+    let measured = Measured {
+        server,
+        away_s: back_s - gone_s,
+        readings: came.unwrap_or(0),
+        processes,
+        catch_up_s: caught_s - back_s,
+        all: (sent.readings, sent.late),
+        compared: compare(&mut pipeline.sql, &sent, &pipeline.models)?,
+    };
+    judge(&measured, &sent)?;
+    Ok(measured)
+}
+
+fn watched(
+    pipeline: &Pipeline,
+    answers: &[Answers],
+    server: Server,
+    gone_s: f64,
+    back_s: f64,
+) -> Vec<Watched> {
+    let of = |(process, answers): (&crate::live::Process, &Answers)| {
+        let away: Vec<&(f64, Health)> =
+            answers.iter().filter(|(t, _)| (gone_s..back_s).contains(t)).collect();
+        let first = away.iter().position(|(_, h)| !h.ready);
+        let after = first.map_or(&[][..], |i| &away[i..]);
+        let unready = after.iter().filter(|(_, h)| !h.ready).count();
+        let last_unready = answers.iter().rposition(|(_, h)| !h.ready);
+        let ready_again = last_unready.map_or(answers.first(), |i| answers.get(i + 1));
+        let memory = look(process.service.process.id()).unwrap_or_default();
+        Watched {
+            role: process.role,
+            concerned: server.needed_by().contains(&process.role),
+            base_bytes: process.base_bytes,
+            peak_bytes: memory.peak_bytes,
+            bound_bytes: process.bound_bytes,
+            noticed_s: first.map(|i| away[i].0 - gone_s),
+            said: most_said(after),
+            unready: if after.is_empty() { 0.0 } else { unready as f64 / after.len() as f64 },
+            ready_again_s: ready_again.map(|(t, _)| (t - back_s).max(0.0)),
+            log: log_of(&process.service.process.output()),
+        }
+    };
+    pipeline.processes.iter().zip(answers).map(of).collect()
+}
+
+/// The answer that was given most often of those that are not ready, without what differs from one to the next.
+fn most_said(answers: &[&(f64, Health)]) -> Option<String> {
+    let unready = answers.iter().filter(|(_, h)| !h.ready).map(|(_, h)| h.text());
+    let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    unready.for_each(|text| *counts.entry(text).or_default() += 1);
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(text, _)| text)
+}
+
+/// What a log says of outages, each line once.
+fn log_of(output: &str) -> Vec<String> {
+    let says =
+        |line: &str| ["waiting for", "is back after", "answers again"].iter().any(|w| line.contains(w));
+    output.lines().filter(|l| says(l)).map(str::to_owned).collect()
+}
+
+/// What must hold of an outage.
+fn judge(m: &Measured, sent: &Sent) -> Result<()> {
+    let name = m.server.name();
+    if m.compared.differences > 0 {
+        let told = m.compared.told.join("\n");
+        return Err(format!("{name}: {} differences from the oracle:\n{told}", m.compared.differences).into());
+    }
+    if m.compared.windows == 0 || m.compared.predictions == 0 || sent.late == 0 {
+        return Err(format!("{name}: nothing was compared: {:?}", m.compared).into());
+    }
+    for p in &m.processes {
+        let role = p.role;
+        if p.peak_bytes == 0 || p.peak_bytes > p.bound_bytes {
+            return Err(format!("{name}: {role} held {} of {} bytes", p.peak_bytes, p.bound_bytes).into());
+        }
+        let ended = p.log.iter().any(|l| l.contains("is back after") || l.contains("answers again"));
+        let begun = p.log.iter().any(|l| l.contains("waiting for"));
+        match (p.concerned, &p.said) {
+            (true, None) => return Err(format!("{name}: {role} was ready all the time").into()),
+            (true, Some(said)) if p.unready < 0.8 => {
+                return Err(format!("{name}: {role} was ready meanwhile, though it said `{said}`").into());
+            }
+            (false, Some(said)) => {
+                return Err(format!("{name}: {role} does not need it, but said `{said}`").into());
+            }
+            _ => {}
+        }
+        if p.ready_again_s.is_none() || (p.concerned && !(begun && ended)) {
+            return Err(format!("{name}: {role} does not say that it is over: {:?}", p.log).into());
+        }
+    }
+    Ok(())
+}
+
+/// The results as a report.
+pub fn report(report: &mut Report, scenario: &Scenario, all: &[Measured]) {
+    let load = &scenario.load;
+    report.setting(
+        "load",
+        format!(
+            "{:.0} readings/s of {} series in {} partitions, messages of 100, panes of {} s; {:.0} % of that once the server is back",
+            scenario.rate,
+            load.series(),
+            load.partitions,
+            crate::live::PANE_S,
+            AFTERWARDS * 100.0
+        ),
+    );
+    report.setting(
+        "settings",
+        "checkpoint_bytes = 64MiB, in_flight_bytes = 64MiB, checkpoint_interval = 5s, one broker",
+    );
+    report.setting("seed", load.seed.to_string());
+    let mut table = Table::new(
+        "Outages",
+        &[
+            "server",
+            "away s",
+            "readings meanwhile",
+            "caught up after s",
+            "readings in all",
+            "late",
+            "windows",
+            "predictions",
+            "dead letters",
+            "differences",
+        ],
+    );
+    for m in all {
+        let c = &m.compared;
+        table.row(vec![
+            m.server.name().into(),
+            Cell::number(m.away_s, 1),
+            m.readings.into(),
+            Cell::number(m.catch_up_s, 1),
+            m.all.0.into(),
+            m.all.1.into(),
+            c.windows.into(),
+            c.predictions.into(),
+            c.letters.into(),
+            c.differences.into(),
+        ]);
+    }
+    report.table(table);
+    let mut table = Table::new(
+        "Memory and health",
+        &[
+            "server away",
+            "process",
+            "at start MB",
+            "peak MB",
+            "bound MB",
+            "not ready after s",
+            "of answers then",
+            "ready s after the return",
+        ],
+    );
+    for (m, p) in all.iter().flat_map(|m| m.processes.iter().map(move |p| (m, p))) {
+        table.row(vec![
+            m.server.name().into(),
+            p.role.into(),
+            Cell::megabytes(p.base_bytes),
+            Cell::megabytes(p.peak_bytes),
+            Cell::megabytes(p.bound_bytes),
+            Cell::number(p.noticed_s, 1),
+            p.said.as_ref().map_or(Cell::Missing, |_| Cell::from(format!("{:.0} %", p.unready * 100.0))),
+            if p.said.is_some() { Cell::number(p.ready_again_s, 1) } else { Cell::Missing },
+        ]);
+    }
+    report.table(table);
+    let mut table = Table::new("What they said", &["server away", "process", "/readyz", "log"]);
+    for (m, p) in
+        all.iter().flat_map(|m| m.processes.iter().map(move |p| (m, p))).filter(|(_, p)| p.concerned)
+    {
+        let said = p.said.clone().unwrap_or_default();
+        table.row(vec![m.server.name().into(), p.role.into(), said.into(), p.log.join(" / ").into()]);
+    }
+    report.table(table);
+    let worst = all.iter().flat_map(|m| &m.processes).map(|p| p.peak_bytes as f64 / p.bound_bytes as f64);
+    report.goal(Goal::at_most("peak memory / bound", 1.0, worst.fold(0.0, f64::max)));
+    let differences: u64 = all.iter().map(|m| m.compared.differences).sum();
+    report.goal(Goal::at_most("differences from the oracle", 0.0, differences as f64));
+}
