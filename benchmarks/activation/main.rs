@@ -1,13 +1,13 @@
 //! `benchmarks/activation/run.sh`: two sets of a million models take turns while a worker scores every second.
 
 use clap::Parser;
+use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::activation::{self, Scenario};
 use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
-use fleetscore_benchmarks::{Result, child};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Activation and rollback of large model sets under a worker that scores every second, on PostgreSQL.
 #[derive(Debug, Parser)]
@@ -41,8 +41,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("Activation and rollback under load");
-    let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
-    report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
+    report.binary(&args.fleetscore)?;
     let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;

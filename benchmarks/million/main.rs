@@ -1,14 +1,14 @@
 //! `benchmarks/million/run.sh`: one window for each of 10 k, 100 k and 1 M models, PostgreSQL and SQLite.
 
 use clap::{Parser, ValueEnum};
+use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::million::{self, Measured, Scenario};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
-use fleetscore_benchmarks::{Result, child};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// One window for each of N models: windows in SQL to predictions in SQL, Parquet and CSV.
 #[derive(Debug, Parser)]
@@ -44,8 +44,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("A million models");
-    let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
-    report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
+    report.binary(&args.fleetscore)?;
     report.setting("repeats", format!("{} intervals each, medians; memory is the highest", args.repeats));
     report.setting(
         "in SQL, published",

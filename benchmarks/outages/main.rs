@@ -4,10 +4,10 @@ use clap::Parser;
 use fleetscore_benchmarks::live::{Load, Server, Site, rate};
 use fleetscore_benchmarks::outages::{Scenario, measure, report};
 use fleetscore_benchmarks::report::Report;
-use fleetscore_benchmarks::{Result, child, command};
+use fleetscore_benchmarks::{Result, command};
 use fleetscore_harness::Servers;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Each server in turn is away while readings go on coming at full rate.
 #[derive(Debug, Parser)]
@@ -56,8 +56,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let mut out = Report::new("Outages at full rate");
-    let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
-    out.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
+    out.binary(&args.fleetscore)?;
     let servers = Servers::new(&args.fleetscore.canonicalize()?);
     let load = Load { seed: args.seed, partitions: 4, devices: args.devices, sensors: 5 };
     let mut site = Site::start(&servers);

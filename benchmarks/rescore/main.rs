@@ -1,14 +1,14 @@
 //! `benchmarks/rescore/run.sh`: a day scored again with another model set, while a reader polls what is published.
 
 use clap::Parser;
+use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::rescore::{self, Scenario};
 use fleetscore_benchmarks::server::Postgres;
 use fleetscore_benchmarks::workers::Site;
-use fleetscore_benchmarks::{Result, child};
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// A day of intervals scored again with another model set, on PostgreSQL.
 #[derive(Debug, Parser)]
@@ -38,8 +38,7 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result<()> {
     let mut report = Report::new("A day scored again with another model set");
-    let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
-    report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
+    report.binary(&args.fleetscore)?;
     let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;

@@ -1,6 +1,7 @@
 //! Child processes, and what they cost.
 
 use crate::Result;
+use fleetscore_harness::process::Status;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -36,13 +37,9 @@ impl Memory {
     /// Looks at a process and keeps the higher figures. `VmHWM` belongs to the program, unlike `ru_maxrss`, which
     /// begins with what the parent held.
     pub fn look(&mut self, pid: u32) {
-        let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return };
-        let bytes = |key: &str| -> Option<u64> {
-            let rest = status.lines().find_map(|l| l.strip_prefix(key))?;
-            rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
-        };
-        self.peak_bytes = self.peak_bytes.max(bytes("VmHWM:"));
-        self.anonymous_bytes = self.anonymous_bytes.max(bytes("RssAnon:"));
+        let Some(status) = Status::of(pid) else { return };
+        self.peak_bytes = self.peak_bytes.max(status.bytes("VmHWM"));
+        self.anonymous_bytes = self.anonymous_bytes.max(status.bytes("RssAnon"));
     }
 }
 

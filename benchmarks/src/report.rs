@@ -1,8 +1,9 @@
 //! One report: machine, settings, tables with ratios, goals; printed as Markdown and written as JSON.
 
-use crate::Result;
+use crate::{Result, child};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 
 /// One value of a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +179,16 @@ impl Report {
     /// Something a reader must know to read the figures.
     pub fn setting(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.settings.push((key.into(), value.into()));
+    }
+
+    /// Notes which binary is measured.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn binary(&mut self, fleetscore: &Path) -> Result<()> {
+        let version = child::succeed(Command::new(fleetscore).arg("--version"))?.stdout;
+        self.setting("binary", format!("{} ({})", fleetscore.display(), version.trim()));
+        Ok(())
     }
 
     /// Adds a table.

@@ -1,13 +1,13 @@
 //! `benchmarks/workers/run.sh`: several `score` processes on one PostgreSQL, under faults and in growing and falling number.
 
 use clap::{Parser, Subcommand};
+use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::command::{self, Common};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
 use fleetscore_benchmarks::workers::{Site, faults, scale};
-use fleetscore_benchmarks::{Result, child};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Several worker processes on one PostgreSQL.
 #[derive(Debug, Parser)]
@@ -80,8 +80,7 @@ async fn run(args: Args) -> Result<()> {
         What::Scale { .. } => "Workers come and go",
     };
     let mut report = Report::new(name);
-    let version = child::succeed(Command::new(&args.fleetscore).arg("--version"))?.stdout;
-    report.setting("binary", format!("{} ({})", args.fleetscore.display(), version.trim()));
+    report.binary(&args.fleetscore)?;
     let server = Postgres::start(&args.common.pg_bin)?;
     report.setting("server", server.description()?);
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;

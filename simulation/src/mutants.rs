@@ -53,6 +53,16 @@ impl Mistaken {
     }
 }
 
+/// A checkpoint in two: what moves positions, and what counts.
+fn in_two(checkpoint: &Checkpoint) -> (Checkpoint, Checkpoint) {
+    let (mut positions, mut data) = (checkpoint.clone(), checkpoint.clone());
+    positions.deltas = arrow::array::RecordBatch::new_empty(delta::schema());
+    positions.dead_letters.clear();
+    data.advances.clear();
+    data.losses.clear();
+    (positions, data)
+}
+
 #[async_trait]
 impl Forward for Mistaken {
     fn inner(&self) -> &dyn Store {
@@ -74,18 +84,13 @@ impl Forward for Mistaken {
     }
 
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
-        let mut positions = checkpoint.clone();
-        positions.deltas = arrow::array::RecordBatch::new_empty(delta::schema());
-        positions.dead_letters.clear();
-        let mut data = checkpoint.clone();
-        data.advances.clear();
-        data.losses.clear();
         match self.mutant {
             Mutant::DoubleCount | Mutant::NoFence => {
                 let progress = self.inner.progress().await?;
                 self.inner.checkpoint(&self.unfenced(checkpoint, &progress)).await
             }
             Mutant::OffsetsAhead => {
+                let (positions, data) = in_two(checkpoint);
                 let outcome = self.inner.checkpoint(&positions).await?;
                 if outcome == Outcome::Done && !self.second_is_lost() {
                     let _ = self.inner.checkpoint(&data).await?; // without positions nothing fences it
@@ -93,6 +98,7 @@ impl Forward for Mistaken {
                 Ok(outcome)
             }
             Mutant::DataAhead => {
+                let (positions, data) = in_two(checkpoint);
                 let _ = self.inner.checkpoint(&data).await?; // without positions nothing fences it
                 if self.second_is_lost() {
                     return Ok(Outcome::Fenced);

@@ -153,7 +153,7 @@ async fn run(seed: u64, mutant: Option<Mutant>, parts: &Parts, traced: bool) -> 
 impl Simulation<'_> {
     async fn course(&mut self) {
         let messages: Vec<Message> = self.scenario.fleet.messages().collect();
-        let begun = self.scenario.fleet.partitions as usize - usize::from(self.grows());
+        let begun = self.scenario.fleet.partitions as usize - usize::from(self.scenario.grows);
         self.world.topic().log.partitions.extend((0..begun).map(|_| Partition::default()));
         let places: Vec<Arc<Place>> = (0..self.scenario.processes)
             .map(|number| {
@@ -200,10 +200,6 @@ impl Simulation<'_> {
         if self.world.failure().is_none() {
             self.world.look(true);
         }
-    }
-
-    fn grows(&self) -> bool {
-        self.scenario.grows && self.scenario.fleet.partitions > 1
     }
 
     fn calm_down(&self, places: &[Arc<Place>]) {

@@ -65,6 +65,7 @@ impl Scenario {
             exact: true,
             ..Fleet::default()
         };
+        let several = fleet.partitions > 1;
         let often = [0, 8, 20, 60];
         let mut odd = || often[rng.usize(..often.len())];
         let odds = Odds { lost: odd(), kill: odd() * 4, slow: odd() * 2 };
@@ -72,7 +73,7 @@ impl Scenario {
             fleet,
             edges: if rng.bool() { Edges::Start } else { Edges::End },
             processes: rng.usize(1..=3),
-            grows: rng.u8(..4) == 0,
+            grows: rng.u8(..4) == 0 && several,
             deletes: rng.u8(..5) == 0,
             holes: [0, 0, 12][rng.usize(..3)],
             misbehaves: rng.u8(..3) == 0,

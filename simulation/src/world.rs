@@ -107,13 +107,13 @@ pub(crate) struct Topic {
 }
 
 /// A record of what happened.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Trace {
     hasher: DefaultHasher,
     steps: u64,
     /// Kept where it is asked for.
     lines: Option<Vec<String>>,
-    began: Option<Instant>,
+    began: Instant,
 }
 
 /// What was committed so far, as the store answered.
@@ -159,7 +159,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl World {
     /// A world around a store.
     pub(crate) fn new(store: Arc<dyn Store>, seed: u64, odds: Odds, traced: bool, rules: Rules) -> Self {
-        let trace = Trace { lines: traced.then(Vec::new), began: Some(Instant::now()), ..Trace::default() };
+        let trace = Trace {
+            hasher: DefaultHasher::new(),
+            steps: 0,
+            lines: traced.then(Vec::new),
+            began: Instant::now(),
+        };
         Self {
             store,
             topic: Mutex::default(),
@@ -182,7 +187,7 @@ impl World {
         let mut trace = lock(&self.trace);
         (step, who, what).hash(&mut trace.hasher);
         trace.steps += 1;
-        let at = trace.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let at = trace.began.elapsed();
         if let Some(lines) = &mut trace.lines {
             lines.push(format!("{:9.3}s  p{who} {step:?} {what}", at.as_secs_f64()));
         }

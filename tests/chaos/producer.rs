@@ -1,12 +1,12 @@
 //! Sends the fleet's messages over the time that the faults take; reads them back at the end.
 
 use super::site::{PRODUCER, Site};
+use fleetscore_harness::kafka::enqueue;
 use fleetscore_oracle::fleet::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,23 +74,16 @@ impl Sender {
             let due = over.mul_f64(n as f64 / messages.len() as f64);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
             let number = n.to_string();
-            loop {
-                let header = Header { key: NUMBER, value: Some(&number) };
-                let mut record = BaseRecord::<str, [u8]>::to(topic)
-                    .key(&message.key)
-                    .partition(message.partition as i32)
-                    .headers(OwnedHeaders::new().insert(header));
-                if let Some(payload) = message.value() {
-                    record = record.payload(payload);
-                }
-                match self.producer.send(record) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                        std::thread::sleep(Duration::from_millis(50));
-                    }
-                    Err((e, _)) => return Err(format!("the producer gave up at message {n}: {e}")),
-                }
+            let header = Header { key: NUMBER, value: Some(&number) };
+            let mut record = BaseRecord::to(topic)
+                .key(message.key.as_str())
+                .partition(message.partition as i32)
+                .headers(OwnedHeaders::new().insert(header));
+            if let Some(payload) = message.value() {
+                record = record.payload(payload);
             }
+            enqueue(&self.producer, record)
+                .map_err(|e| format!("the producer gave up at message {n}: {e}"))?;
             self.sent += 1;
         }
         Ok(())

@@ -12,6 +12,7 @@ mod topics;
 use crate::scenario::{PATIENCE, assert_windows, reading_json};
 use fleetscore_harness::database::Database;
 use fleetscore_harness::fleetscore::{Fleetscore, Service};
+use fleetscore_harness::process::Status;
 use fleetscore_harness::{Servers, Test, http, wait_until};
 use fleetscore_oracle::{self as oracle, Edges, Reading};
 use libtest_mimic::Trial;
@@ -91,7 +92,7 @@ fn property(fleetscore: Fleetscore, name: &str, value: &str) -> Fleetscore {
 
 /// Time that a process has had on any core, user and system.
 fn cpu(service: &Service) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.process.pid())).expect("it runs");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.process.id())).expect("it runs");
     let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
     let ticks: u64 =
         after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
@@ -100,8 +101,5 @@ fn cpu(service: &Service) -> Duration {
 
 /// Memory of a process in bytes: now (`VmRSS`), or the most there was (`VmHWM`).
 fn memory(service: &Service, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", service.process.pid())).expect("it runs");
-    let found = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
-    let kib = found.and_then(|l| l.trim().split(' ').next()).and_then(|n| n.parse::<u64>().ok());
-    kib.expect("the kernel says") * 1024
+    Status::of(service.process.id()).expect("it runs").bytes(line).expect("the kernel says")
 }

@@ -11,7 +11,6 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// One owned partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +184,7 @@ where
                 let first = shared.lock().troubles.insert(what, text.clone()).is_none();
                 if first {
                     tracing::warn!("waiting for {text}");
-                    away_since = Some(Instant::now());
+                    away_since = Some(shared.clock.mono_us());
                 }
             }
             tracing::debug!(?pause, "{text}");
@@ -193,7 +192,10 @@ where
         .await;
     drop(trouble);
     if let (Some(since), Ok(_)) = (away_since, &result) {
-        tracing::info!("the store ({what}) is back after {:.1} s", since.elapsed().as_secs_f64());
+        tracing::info!(
+            "the store ({what}) is back after {:.1} s",
+            (shared.clock.mono_us() - since) as f64 / 1e6
+        );
     }
     result
 }

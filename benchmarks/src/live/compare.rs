@@ -114,7 +114,14 @@ fn scored(sql: &mut Sql, sent: &Sent, models: &Models, out: &mut Compared) -> Re
             _ => false,
         };
         if !right || row.get::<_, bool>(6) {
-            out.differs(|| format!("prediction {key:?} is {row:?}, not {:?}", expected.get(&key)));
+            let (label, decision) = (row.get::<_, Option<i32>>(4), row.get::<_, Option<f64>>(5));
+            let stale: bool = row.get(6);
+            out.differs(|| {
+                let wanted = expected.get(&key);
+                format!(
+                    "prediction {key:?}: {status}, {label:?}, {decision:?}, stale {stale}; not {wanted:?}"
+                )
+            });
         }
         if !seen.insert(key.clone()) {
             out.differs(|| format!("prediction {key:?} is there twice"));

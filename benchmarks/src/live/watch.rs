@@ -1,5 +1,6 @@
 //! What a process holds, and what it says of its health.
 
+use fleetscore_harness::process::Status;
 use serde_json::Value;
 
 /// What a process holds at one moment.
@@ -19,18 +20,13 @@ pub struct Look {
 
 /// Looks at a process; `None` where it is gone.
 pub fn look(pid: i32) -> Option<Look> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let number = |key: &str| -> Option<u64> {
-        let rest = status.lines().find_map(|l| l.strip_prefix(key))?;
-        rest.trim().trim_end_matches("kB").trim().parse().ok()
-    };
-    let bytes = |key: &str| number(key).map(|kib| kib * 1024);
+    let status = Status::of(pid)?;
     Some(Look {
-        rss_bytes: bytes("VmRSS:")?,
-        anonymous_bytes: bytes("RssAnon:")?,
-        peak_bytes: bytes("VmHWM:")?,
+        rss_bytes: status.bytes("VmRSS")?,
+        anonymous_bytes: status.bytes("RssAnon")?,
+        peak_bytes: status.bytes("VmHWM")?,
         handles: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64,
-        threads: number("Threads:")?,
+        threads: status.number("Threads")?,
     })
 }
 
@@ -51,11 +47,6 @@ impl Health {
             .map(|(key, v)| format!("{key}: {}", v.as_str().unwrap_or_default()))
             .collect::<Vec<_>>()
             .join("; ")
-    }
-
-    /// What one part says.
-    pub fn part(&self, name: &str) -> Option<&str> {
-        self.says.get(name)?.as_str()
     }
 }
 

@@ -1,12 +1,11 @@
 //! Several Kafka brokers (KRaft, each broker and controller), each behind proxies: one for each named client, so that one
 //! client's link can fail alone. Brokers talk to each other directly.
 
-use crate::kafka::{Kafka, base64_url_16, storage_format};
+use crate::free_port;
+use crate::kafka::{Kafka, base64_url_16, launch_broker, storage_format};
 use crate::process::Process;
 use crate::proxy::{Mode, Proxy};
-use crate::{free_port, setup_variable};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -92,12 +91,7 @@ impl Cluster {
         if process.as_ref().is_some_and(|p| p.ended().is_none()) {
             return;
         }
-        let libs = format!("{}/*", setup_variable("FLEETSCORE_TEST_KAFKA_LIBS"));
-        let mut command = Command::new("java");
-        command.args(["-Xmx256m", "-Xms64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", &libs]);
-        command.arg("kafka.Kafka").arg(broker.folder.join("server.properties")).current_dir(&broker.folder);
-        let log = (0..).map(|n| broker.folder.join(format!("kafka-{n}.log"))).find(|p| !p.exists());
-        *process = Some(Process::spawn(command, &log.expect("a free name"), libc::SIGTERM));
+        *process = Some(launch_broker(&broker.folder, &["-Xmx256m", "-Xms64m", "-XX:+UseSerialGC"]));
     }
 
     /// Sends a signal to a broker.
@@ -125,12 +119,6 @@ impl Cluster {
     fn wait(&self, broker: usize, at_most: Duration) -> bool {
         let process = self.brokers[broker].process.lock().expect("nothing panics with this lock");
         process.as_ref().is_none_or(|p| p.wait(at_most).is_some())
-    }
-
-    /// Whether a broker runs.
-    pub fn runs(&self, broker: usize) -> bool {
-        let process = self.brokers[broker].process.lock().expect("nothing panics with this lock");
-        process.as_ref().is_some_and(|p| p.ended().is_none())
     }
 
     /// Waits until every broker is known to the others, starting those that are down and opening every proxy.

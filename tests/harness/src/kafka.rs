@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,39 @@ pub(crate) fn storage_format(properties: &Path, id: &str) {
     );
 }
 
+/// Starts a broker on its folder, by the `server.properties` in it.
+pub(crate) fn launch_broker(folder: &Path, memory: &[&str]) -> Process {
+    let libs = format!("{}/*", setup_variable("FLEETSCORE_TEST_KAFKA_LIBS"));
+    let mut command = Command::new("java");
+    command.args(memory).args(["-XX:TieredStopAtLevel=1", "-cp", &libs, "kafka.Kafka"]);
+    command.arg(folder.join("server.properties")).current_dir(folder);
+    let log = (0..).map(|n| folder.join(format!("kafka-{n}.log"))).find(|p| !p.exists());
+    Process::spawn(command, &log.expect("a free name"), libc::SIGTERM)
+}
+
+/// Hands a record to a producer; waits while its queue is full.
+///
+/// # Errors
+/// The client refuses the record.
+pub fn enqueue<C>(
+    producer: &ThreadedProducer<C>,
+    mut record: BaseRecord<'_, str, [u8]>,
+) -> Result<(), KafkaError>
+where
+    C: ProducerContext<DeliveryOpaque = ()> + 'static,
+{
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err((e, _)) => return Err(e),
+        }
+    }
+}
+
 /// One broker that is also its controller, or a client of a cluster that is another's.
 #[derive(Debug)]
 pub struct Kafka {
@@ -59,13 +92,7 @@ struct Server {
 
 impl Server {
     fn launch(folder: &Path, heap: &str) -> Process {
-        let libs = format!("{}/*", setup_variable("FLEETSCORE_TEST_KAFKA_LIBS"));
-        let mut command = Command::new("java");
-        command.arg(format!("-Xmx{heap}"));
-        command.args(["-XX:TieredStopAtLevel=1", "-cp", &libs, "kafka.Kafka"]);
-        command.arg(folder.join("server.properties")).current_dir(folder);
-        let log = (0..).map(|n| folder.join(format!("kafka-{n}.log"))).find(|p| !p.exists());
-        Process::spawn(command, &log.expect("a free name"), libc::SIGTERM)
+        launch_broker(folder, &[&format!("-Xmx{heap}")])
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
@@ -226,16 +253,8 @@ impl Kafka {
             .create()
             .expect("a producer");
         for payload in payloads {
-            loop {
-                let record = BaseRecord::<str, [u8]>::to(topic).partition(partition).payload(payload);
-                match producer.send(record) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    Err((e, _)) => panic!("cannot send to {topic}[{partition}]: {e}"),
-                }
-            }
+            let record = BaseRecord::to(topic).partition(partition).payload(payload.as_slice());
+            enqueue(&producer, record).unwrap_or_else(|e| panic!("cannot send to {topic}[{partition}]: {e}"));
             if payload.len() > 1_000_000 {
                 producer.flush(Duration::from_secs(60)).expect("delivered");
             }
@@ -273,19 +292,11 @@ impl Kafka {
                 producer.flush(Duration::from_secs(30)).expect("delivered");
                 std::thread::sleep(pause);
             }
-            loop {
-                let mut record = BaseRecord::<str, [u8]>::to(topic).key(&message.key);
-                if let Some(payload) = &message.payload {
-                    record = record.payload(payload);
-                }
-                match producer.send(record) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    Err((e, _)) => panic!("cannot send to {topic}: {e}"),
-                }
+            let mut record = BaseRecord::to(topic).key(message.key.as_str());
+            if let Some(payload) = &message.payload {
+                record = record.payload(payload.as_slice());
             }
+            enqueue(&producer, record).unwrap_or_else(|e| panic!("cannot send to {topic}: {e}"));
         }
         producer.flush(Duration::from_secs(60)).expect("delivered");
         assert_eq!(producer.in_flight_count(), 0);

@@ -48,11 +48,6 @@ impl Process {
         }
     }
 
-    /// Its id.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Its status if it has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.child.lock().expect("no test panics while it holds this lock").try_wait().ok().flatten()
@@ -103,6 +98,28 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.signal(libc::SIGCONT);
         self.stop();
+    }
+}
+
+/// What the kernel says of a process that runs.
+#[derive(Debug)]
+pub struct Status(String);
+
+impl Status {
+    /// As it is now; `None` where the process is gone.
+    pub fn of(pid: impl std::fmt::Display) -> Option<Self> {
+        std::fs::read_to_string(format!("/proc/{pid}/status")).ok().map(Self)
+    }
+
+    /// A line that is a number, such as `Threads`.
+    pub fn number(&self, line: &str) -> Option<u64> {
+        let rest = self.0.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'))?;
+        rest.trim().trim_end_matches("kB").trim().parse().ok()
+    }
+
+    /// A line that is a size: `VmRSS`, `RssAnon`, or `VmHWM`, the most there ever was.
+    pub fn bytes(&self, line: &str) -> Option<u64> {
+        self.number(line).map(|kib| kib * 1024)
     }
 }
 

@@ -101,11 +101,6 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// What it does.
-    pub fn mode(&self) -> Mode {
-        *self.mode.borrow()
-    }
-
     /// Resets every open connection, and hands new ones on.
     pub fn reset(&self) {
         self.set(Mode::Cut);
