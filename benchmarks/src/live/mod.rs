@@ -39,6 +39,8 @@ const MIB: u64 = 1 << 20;
 /// The settings `checkpoint_bytes` and `in_flight_bytes`: small, so that what grows without a bound would show.
 const CHECKPOINT_BYTES: u64 = 64 * MIB;
 const IN_FLIGHT_BYTES: u64 = 64 * MIB;
+/// What `aggregate` takes by itself once all of its code has run: the pages of the binary are mapped one by one.
+const BASE_BYTES: u64 = 70 * MIB;
 /// librdkafka's queue, and one answer of the only broker.
 const CLIENT_BYTES: u64 = (32 + 16) * MIB;
 /// A checkpoint under way and one that gathers.
@@ -326,7 +328,12 @@ impl Pipeline {
             process.bound_bytes = process.base_bytes
                 + series
                 + match process.role {
-                    "aggregate" => IN_FLIGHT_BYTES + CLIENT_BYTES + CHECKPOINTS * CHECKPOINT_BYTES,
+                    "aggregate" => {
+                        BASE_BYTES.saturating_sub(process.base_bytes)
+                            + IN_FLIGHT_BYTES
+                            + CLIENT_BYTES
+                            + CHECKPOINTS * CHECKPOINT_BYTES
+                    }
                     _ => RUN_BYTES,
                 };
         }
