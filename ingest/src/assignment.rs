@@ -40,6 +40,9 @@ pub(crate) enum Phase {
     Fetching,
     /// Its messages are dropped until its position has been compared with the log once more.
     Suspect,
+    /// A record at its position could not be read: its messages are dropped until it is asked for again. librdkafka
+    /// goes on behind some such records, and what it goes on with must not count.
+    Held,
     /// The aggregator was told of a gap: nothing until the next start.
     Gap,
 }
@@ -152,6 +155,13 @@ impl Tracker {
         Verdict::Take
     }
 
+    /// A record could not be read: nothing behind it counts before it does.
+    pub(crate) fn hold(&mut self) {
+        if self.phase == Phase::Fetching {
+            self.phase = Phase::Held;
+        }
+    }
+
     /// The end of the partition was reached at `offset`.
     pub(crate) fn end(&mut self, offset: i64) -> End {
         if self.phase != Phase::Fetching {
@@ -242,6 +252,24 @@ mod tests {
         // Compared again: the record that was read last is looked at, since its time is known.
         assert_eq!(t.compare(Range { earliest: 0, latest: 20 }), Plan::Fetch { from: 7, check: T });
         assert_eq!(t.message(7, OTHER), Verdict::Replaced { found: OTHER });
+    }
+
+    #[test]
+    fn nothing_behind_an_unreadable_record_counts() {
+        let (mut t, _) = tracker(5, None, 0, 9);
+        assert_eq!(t.message(5, T), Verdict::Take);
+        t.hold();
+        assert_eq!(t.message(7, T), Verdict::Skip, "offset 6 was not read");
+        assert_eq!(t.end(9), End::Ignored);
+        assert_eq!((t.phase, t.next), (Phase::Held, 6));
+        t.phase = Phase::Suspect; // it is asked for again
+        assert_eq!(t.compare(Range { earliest: 0, latest: 9 }), Plan::Fetch { from: 5, check: T });
+        assert_eq!(t.message(5, T), Verdict::Skip);
+        assert_eq!(t.message(6, T), Verdict::Take);
+        // Of a gap the aggregator was told: that stays.
+        t.phase = Phase::Gap;
+        t.hold();
+        assert_eq!(t.phase, Phase::Gap);
     }
 
     proptest! {

@@ -25,6 +25,8 @@ const WAIT: Duration = Duration::from_millis(25);
 const TEND: Duration = Duration::from_millis(250);
 /// How often end offsets are asked for.
 const ENDS: Duration = Duration::from_secs(1);
+/// How often a record that could not be read is asked for again. Every time, all partitions begin to fetch anew.
+const HELD: Duration = Duration::from_secs(5);
 /// Events of librdkafka served per round.
 const EVENTS: usize = 32;
 /// How long leaving the group may take before the client is closed all the same.
@@ -66,6 +68,7 @@ pub(crate) struct PollState {
     average: usize,
     tended: Instant,
     asked_ends: Instant,
+    tried_held: Instant,
 }
 
 impl PollState {
@@ -78,6 +81,7 @@ impl PollState {
             average: (budget / 16).max(1024),
             tended: now,
             asked_ends: now,
+            tried_held: now,
         }
     }
 }
@@ -413,6 +417,12 @@ impl Poller {
             self.state.tended = now;
             self.forward();
             self.publish_positions();
+        }
+        if now.duration_since(self.state.tried_held) >= HELD {
+            self.state.tried_held = now;
+            if let Some(reading) = self.state.reading.as_mut() {
+                reading.try_held();
+            }
         }
         if now.duration_since(self.state.asked_ends) >= ENDS {
             self.state.asked_ends = now;

@@ -246,6 +246,8 @@ const CONSUMER: &[(&str, &str)] = &[
     // receivable, for librdkafka would refuse a larger answer and ask for the same again for ever; its default is 100 MB.
     // The protocol's own bound on an answer, and so nothing that a broker can hold, is refused.
     ("receive.message.max.bytes", "2147483647"),
+    // What a disk or a link has changed must not count; off by default in librdkafka, on in Java's client.
+    ("check.crcs", "true"),
     ("fetch.wait.max.ms", "250"),
     // How long a partition rests after the queue was full: the default of 1 s makes a fast reader starve.
     ("fetch.queue.backoff.ms", "20"),

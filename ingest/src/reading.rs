@@ -140,9 +140,6 @@ impl Reading {
                     messages += 1;
                     bytes += payload.map_or(0, <[u8]>::len);
                     let time = time_ms.map(|ms| Timestamp(ms.saturating_mul(1000)));
-                    if !self.stuck.is_empty() && self.stuck.remove(&index) {
-                        shared.stuck(&self.partitions[index].tracker.source, None);
-                    }
                     self.message(index, raw.offset(), time, payload, shared, out);
                 }
                 Content::End => self.end(index, raw.offset(), out),
@@ -169,7 +166,11 @@ impl Reading {
         let partition = &mut self.partitions[index];
         let mark = partition.tracker.mark();
         match partition.tracker.message(offset, time) {
-            Verdict::Take => {}
+            Verdict::Take => {
+                if !self.stuck.is_empty() && self.stuck.remove(&index) {
+                    shared.stuck(&partition.tracker.source, None);
+                }
+            }
             Verdict::Skip => return,
             Verdict::Replaced { found } => {
                 let Range { earliest, latest } = partition.tracker.range;
@@ -232,26 +233,36 @@ impl Reading {
                     tracker.phase = Phase::Suspect;
                 }
             }
+            // A wrong checksum, an unknown format: librdkafka would go on behind it.
+            E::RD_KAFKA_RESP_ERR__BAD_MSG | E::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED => {
+                self.flush(index, out);
+                self.partitions[index].tracker.hold();
+                self.stuck_at(index, text, shared);
+            }
             // librdkafka asks for the same record again and again, and gets it: a person has to see to it.
             E::RD_KAFKA_RESP_ERR__BAD_COMPRESSION
-            | E::RD_KAFKA_RESP_ERR__BAD_MSG
-            | E::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED
             | E::RD_KAFKA_RESP_ERR_INVALID_MSG
-            | E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => {
-                self.stuck.insert(index);
-                let Tracker { source, next, .. } = &self.partitions[index].tracker;
-                shared.stuck(
-                    source,
-                    Some(format!(
-                        "{source} cannot be read on from offset {next} (of the batch there: {text})"
-                    )),
-                );
-            }
+            | E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => self.stuck_at(index, text, shared),
             code => {
                 if self.told.insert((index, code as i32)) {
                     tracing::warn!("fetching {}: {text}", self.partitions[index].tracker.source);
                 }
             }
+        }
+    }
+
+    fn stuck_at(&mut self, index: usize, text: &str, shared: &Shared) {
+        self.stuck.insert(index);
+        let Tracker { source, next, .. } = &self.partitions[index].tracker;
+        let why = format!("{source} cannot be read on from offset {next} (of the batch there: {text})");
+        shared.stuck(source, Some(why));
+    }
+
+    /// Records that could not be read are asked for again: what a connection did to them is over, and what a disk did
+    /// may have been mended.
+    pub(crate) fn try_held(&mut self) {
+        for partition in self.partitions.iter_mut().filter(|p| p.tracker.phase == Phase::Held) {
+            partition.tracker.phase = Phase::Suspect;
         }
     }
 

@@ -53,6 +53,8 @@ fn userinfo(text: &str) -> String {
 fn pairs(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
+    // Of a URL's query, in which a semicolon separates nothing; rather too much than too little again.
+    let query = text.find("://").and_then(|scheme| Some(scheme + text[scheme..].find('?')?));
     while let Some(eq) = rest.find('=') {
         // libpq allows blanks on both sides of the sign.
         let name = rest[..eq].trim_end();
@@ -60,13 +62,14 @@ fn pairs(text: &str) -> String {
         let name_at =
             name.char_indices().rfind(|(_, c)| ends_a_name(*c)).map_or(0, |(i, c)| i + c.len_utf8());
         let secret = is_secret_name(&name[name_at..]);
+        let is_query = query.is_some_and(|q| q < text.len() - rest.len() + eq);
         out.push_str(&rest[..=eq]);
         rest = &rest[eq + 1..];
         if secret {
             let value = rest.trim_start();
             out.push_str(&rest[..rest.len() - value.len()]);
             out.push_str(MASK);
-            rest = &value[secret_length(value)..];
+            rest = &value[secret_length(value, is_query)..];
         }
     }
     out.push_str(rest);
@@ -75,7 +78,7 @@ fn pairs(text: &str) -> String {
 
 /// How much of a text its leading secret takes: up to the closing quote, or to what separates pairs; a backslash takes
 /// the meaning from what follows.
-fn secret_length(text: &str) -> usize {
+fn secret_length(text: &str, is_query: bool) -> usize {
     let quoted = text.starts_with('\'');
     let mut escaped = false;
     for (i, c) in text.char_indices().skip(usize::from(quoted)) {
@@ -83,7 +86,8 @@ fn secret_length(text: &str) -> usize {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
             '\'' if quoted => return i + 1,
-            ';' | '&' if !quoted => return i,
+            '&' if !quoted => return i,
+            ';' if !quoted && !is_query => return i,
             c if !quoted && c.is_whitespace() => return i,
             _ => {}
         }
@@ -125,6 +129,10 @@ mod tests {
             ("az://container/prefix", "az://container/prefix"),
             (
                 "https://a.blob.core.windows.net/c?sv=1&sig=abc%3D&se=2",
+                "https://a.blob.core.windows.net/c?sv=1&sig=***&se=2",
+            ),
+            (
+                "https://a.blob.core.windows.net/c?sv=1&sig=a;b=c&se=2",
                 "https://a.blob.core.windows.net/c?sv=1&sig=***&se=2",
             ),
             ("AccountName=a;AccountKey=abc==;X=1", "AccountName=a;AccountKey=***;X=1"),

@@ -56,8 +56,8 @@ pub(crate) const SETTINGS: [Setting; 31] = [
     setting(
         "dead_letter_retention",
         "dead-letter-retention",
-        "90d",
-        "How long dead letters are kept, or off",
+        "off",
+        "How long dead letters are kept, replayed or not, or off",
     ),
     setting(
         "on_offset_gap",

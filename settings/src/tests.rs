@@ -52,7 +52,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((c.checkpoint_bytes, c.max_series, c.continue_on_gap), (256 << 20, 2_000_000, false));
     assert_eq!((c.in_flight_bytes, c.max_message_bytes), (64 << 20, 64 << 20));
     assert_eq!((c.dead_letters_per_minute, c.dead_letter_bytes_per_minute), (10_000, 16 << 20));
-    assert_eq!(c.dead_letter_retention_us, Some(90 * 86_400 * 1_000_000));
+    assert_eq!(c.dead_letter_retention_us, None);
     assert_eq!((c.retention_us, c.http.as_deref(), c.shutdown_timeout.as_secs()), (None, None, 25));
     assert_eq!(c.schedules.len(), 1);
     let s = &c.schedules[0];

@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, UInt32Type};
 use fleetscore_oracle::expect::{Letter, Oracle, Rules};
 use fleetscore_schemas::time::{Interval, Timestamp};
-use fleetscore_store::{DeadLetterFilter, Loss, ProgressRow, Selection, Store};
+use fleetscore_store::{DeadLetterFilter, DeadLetterRow, Loss, ProgressRow, Selection, Store};
 use futures::TryStreamExt;
 use futures_executor::block_on;
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ struct Prefix {
 #[derive(Debug)]
 pub(crate) struct Expected {
     rules: Rules,
+    /// Whether every dead letter is kept one by one.
+    keeps_letters: bool,
     prefixes: BTreeMap<usize, Prefix>,
 }
 
@@ -38,8 +40,8 @@ fn losses_of(all: &[Loss], p: usize) -> Vec<&Loss> {
 
 impl Expected {
     /// By these rules.
-    pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, prefixes: BTreeMap::new() }
+    pub(crate) fn new(rules: Rules, keeps_letters: bool) -> Self {
+        Self { rules, keeps_letters, prefixes: BTreeMap::new() }
     }
 
     /// What has come of the records of a partition before an offset.
@@ -123,7 +125,7 @@ impl Expected {
         drop(topic);
         let here = || format!("at {}", positions(&progress.rows));
         self.windows(&*world.store, &oracle).map_err(|e| format!("{e}; {}", here()))?;
-        letters(&*world.store, &oracle).map_err(|e| format!("{e}; {}", here()))
+        letters(&*world.store, &oracle, self.keeps_letters).map_err(|e| format!("{e}; {}", here()))
     }
 
     fn windows(&self, store: &dyn Store, oracle: &Oracle) -> Result<(), String> {
@@ -178,9 +180,10 @@ impl Expected {
     }
 }
 
-fn letters(store: &dyn Store, oracle: &Oracle) -> Result<(), String> {
+fn letters(store: &dyn Store, oracle: &Oracle, all: bool) -> Result<(), String> {
     let filter = DeadLetterFilter { limit: 1_000_000, ..DeadLetterFilter::default() };
     let rows = block_on(store.dead_letters(&filter)).map_err(|e| e.to_string())?;
+    let (ranges, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.last_offset.is_some());
     let mut got: Vec<Letter> = rows
         .into_iter()
         .map(|row| Letter {
@@ -194,6 +197,9 @@ fn letters(store: &dyn Store, oracle: &Oracle) -> Result<(), String> {
     let mut want = oracle.letters().to_vec();
     got.sort();
     want.sort();
+    if !all {
+        take_counted(&got, &ranges, &mut want)?;
+    }
     if got == want {
         return Ok(());
     }
@@ -203,6 +209,40 @@ fn letters(store: &dyn Store, oracle: &Oracle) -> Result<(), String> {
         got.len(),
         want.len()
     ))
+}
+
+/// Takes out of `want` what is not kept one by one but counted: each in a range of its partition and code, and as many as
+/// are counted.
+fn take_counted(got: &[Letter], ranges: &[DeadLetterRow], want: &mut Vec<Letter>) -> Result<(), String> {
+    let mut uncounted: BTreeMap<(u32, String), i64> = BTreeMap::new();
+    let mut out_of_range = None;
+    want.retain(|letter| {
+        let kept = got.binary_search(letter).is_ok();
+        if !kept {
+            let covers = |row: &&DeadLetterRow| {
+                (row.partition.partition as u32, &row.code) == (letter.partition, &letter.code)
+                    && (row.offset..=row.last_offset.unwrap_or(row.offset)).contains(&letter.offset)
+            };
+            if ranges.iter().find(covers).is_none() {
+                out_of_range
+                    .get_or_insert_with(|| format!("{letter:?} is neither kept nor in a counted range"));
+            }
+            *uncounted.entry((letter.partition, letter.code.clone())).or_default() += 1;
+        }
+        kept
+    });
+    for row in ranges {
+        *uncounted.entry((row.partition.partition as u32, row.code.clone())).or_default() -= row.count;
+    }
+    if let Some(what) = out_of_range {
+        return Err(what);
+    }
+    match uncounted.into_iter().find(|(_, n)| *n != 0) {
+        Some(((partition, code), n)) => {
+            Err(format!("{n} dead letters {code} of partition {partition} are neither kept nor counted"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn positions(rows: &[ProgressRow]) -> String {

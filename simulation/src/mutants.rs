@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use fleetscore_schemas::delta;
 use fleetscore_store::forward::Forward;
-use fleetscore_store::{Checkpoint, Heartbeat, Outcome, Progress, Result, Store};
+use fleetscore_store::{Advance, Checkpoint, Heartbeat, Loss, Outcome, Progress, Result, Store};
 use std::sync::Arc;
 
 /// A mistake.
@@ -17,6 +17,8 @@ pub enum Mutant {
     OffsetsAhead,
     /// The data are stored first, the positions in a second transaction.
     DataAhead,
+    /// What was read is dropped now and then and called lost, though the log has it.
+    Excuses,
 }
 
 /// A store with a mistake.
@@ -51,6 +53,18 @@ impl Mistaken {
         }
         checkpoint
     }
+}
+
+/// A checkpoint whose readings are called lost.
+pub(crate) fn excused(checkpoint: &Checkpoint) -> Checkpoint {
+    let mut excused = checkpoint.clone();
+    excused.deltas = arrow::array::RecordBatch::new_empty(delta::schema());
+    excused.dead_letters.clear();
+    for Advance { partition, from, to, .. } in &checkpoint.advances {
+        let (partition, detail) = (partition.clone(), "an excuse".to_owned());
+        excused.losses.push(Loss { partition, from: *from, to: *to, detail });
+    }
+    excused
 }
 
 /// A checkpoint in two: what moves positions, and what counts.
@@ -105,6 +119,8 @@ impl Forward for Mistaken {
                 }
                 self.inner.checkpoint(&positions).await
             }
+            // Made before the store: it is the aggregator that says what is lost.
+            Mutant::Excuses => self.inner.checkpoint(checkpoint).await,
         }
     }
 }

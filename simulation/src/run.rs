@@ -123,7 +123,7 @@ async fn run(seed: u64, mutant: Option<Mutant>, parts: &Parts, traced: bool) -> 
         let dice = Mutex::new(fastrand::Rng::with_seed(seed));
         store = Arc::new(Mistaken { inner: store, mutant, dice });
     }
-    let world = Arc::new(World::new(store, seed, scenario.odds, traced, scenario.rules()));
+    let world = Arc::new(World::new(store, seed, &scenario, mutant, traced));
     let rng = fastrand::Rng::with_seed(seed ^ 0xfa_17);
     let mut simulation = Simulation {
         seed,

@@ -37,6 +37,9 @@ pub(crate) struct Scenario {
     pub(crate) odds: Odds,
     checkpoint_interval_us: i64,
     idle_timeout_us: i64,
+    /// Memory between checkpoints, and dead letters kept in a minute: far more than there is, or next to nothing.
+    checkpoint_bytes: usize,
+    dead_letters_per_minute: u32,
 }
 
 impl Scenario {
@@ -82,6 +85,8 @@ impl Scenario {
             odds,
             checkpoint_interval_us: [100_000, 500_000, 2 * S, 60 * S][rng.usize(..4)],
             idle_timeout_us: [500_000, 2 * S][rng.usize(..2)],
+            checkpoint_bytes: [256 << 20, 256 << 20, 1 << 10, 4 << 10][rng.usize(..4)],
+            dead_letters_per_minute: [10_000, 10_000, 10_000, 0, 3][rng.usize(..5)],
         }
     }
 
@@ -103,9 +108,16 @@ impl Scenario {
             checkpoint_interval_us: self.checkpoint_interval_us,
             idle_timeout_us: self.idle_timeout_us,
             owner_ttl_us: 3 * S,
+            checkpoint_bytes: self.checkpoint_bytes,
+            dead_letters_per_minute: self.dead_letters_per_minute,
             on_offset_gap: OnOffsetGap::Continue,
             ..Options::new(owner, panes)
         }
+    }
+
+    /// Whether every dead letter is kept one by one.
+    pub(crate) fn keeps_letters(&self) -> bool {
+        self.dead_letters_per_minute > 1_000
     }
 
     /// What the oracle judges by.

@@ -2,8 +2,9 @@
 
 use crate::expected::Expected;
 use crate::log::{Group, Log};
+use crate::mutants::{Mutant, excused};
+use crate::scenario::Scenario;
 use crate::time::Instant;
-use fleetscore_oracle::expect::Rules;
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_store::{Checkpoint, Loss, Outcome, Result, Store, StoreError};
 use futures_executor::block_on;
@@ -70,6 +71,9 @@ pub(crate) enum Step {
     /// The group deals out its partitions anew.
     Rebalanced,
 }
+
+/// Thousands of times what happens in a course of events.
+const MOST_STEPS: u64 = 1_000_000;
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +143,8 @@ pub(crate) struct World {
     topic: Mutex<Topic>,
     rng: Mutex<fastrand::Rng>,
     odds: Mutex<Odds>,
+    /// [`Mutant::Excuses`].
+    excuses: bool,
     down: AtomicBool,
     trace: Mutex<Trace>,
     books: Mutex<Books>,
@@ -158,7 +164,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     /// A world around a store.
-    pub(crate) fn new(store: Arc<dyn Store>, seed: u64, odds: Odds, traced: bool, rules: Rules) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        seed: u64,
+        scenario: &Scenario,
+        mutant: Option<Mutant>,
+        traced: bool,
+    ) -> Self {
         let trace = Trace {
             hasher: DefaultHasher::new(),
             steps: 0,
@@ -169,11 +181,12 @@ impl World {
             store,
             topic: Mutex::default(),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
-            odds: Mutex::new(odds),
+            odds: Mutex::new(scenario.odds),
+            excuses: mutant == Some(Mutant::Excuses),
             down: AtomicBool::new(false),
             trace: Mutex::new(trace),
             books: Mutex::default(),
-            expected: Mutex::new(Expected::new(rules)),
+            expected: Mutex::new(Expected::new(scenario.rules(), scenario.keeps_letters())),
         }
     }
 
@@ -187,9 +200,14 @@ impl World {
         let mut trace = lock(&self.trace);
         (step, who, what).hash(&mut trace.hasher);
         trace.steps += 1;
+        let endless = trace.steps == MOST_STEPS;
         let at = trace.began.elapsed();
         if let Some(lines) = &mut trace.lines {
             lines.push(format!("{:9.3}s  p{who} {step:?} {what}", at.as_secs_f64()));
+        }
+        drop(trace);
+        if endless {
+            self.fail(format!("{MOST_STEPS} things have happened: it goes round in circles"));
         }
     }
 
@@ -258,17 +276,33 @@ impl World {
         // A topic that is new to the store begins where its log does: what was deleted before was nobody's. Of a partition
         // that comes later nothing may be passed over in silence.
         for (partition, offset) in partitions.iter().filter(|_| is_new) {
+            self.must_be_deleted(partition, *offset);
             let (partition, detail) = (partition.clone(), "before the start".to_owned());
             lock(&self.books).losses.push(Loss { partition, from: 0, to: *offset, detail });
         }
         Ok(())
     }
 
+    /// What is passed over is what the log does not have.
+    fn must_be_deleted(&self, partition: &TopicPartition, before: i64) {
+        let earliest = self.topic().log.partitions[partition.partition as usize].earliest;
+        if before > earliest {
+            self.fail(format!(
+                "{partition}: all before {before} is said to be lost, and the log begins at {earliest}"
+            ));
+        }
+    }
+
     /// The server's part of a checkpoint, and a look at what it has left.
     pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
+        let excused = (self.excuses && lock(&self.rng).u8(..16) == 0).then(|| excused(checkpoint));
+        let checkpoint = excused.as_ref().unwrap_or(checkpoint);
         let result = block_on(self.store.checkpoint(checkpoint));
         match &result {
             Ok(Outcome::Done) => {
+                for loss in &checkpoint.losses {
+                    self.must_be_deleted(&loss.partition, loss.to);
+                }
                 let counts = checkpoint
                     .deltas
                     .column_by_name(fleetscore_schemas::delta::columns::COUNT)

@@ -154,7 +154,8 @@ pub trait Store: std::any::Any + Send + Sync + std::fmt::Debug {
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Result<Vec<DeadLetterRow>>;
 
     /// Removes dead letters, the oldest first, that were stored before this time, replayed or not: at most `limit`; how many
-    /// went. Fewer than `limit` says that none is left.
+    /// went. Fewer than `limit` says that none is left, but for such as were stored behind one of a clock that was ahead: they
+    /// go when it does.
     async fn forget_dead_letters(&self, stored_before: Timestamp, limit: usize) -> Result<u64>;
 
     // --- schedules and runs -------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 //! Bounds, and what lies beyond them: messages larger than any buffer, topics that go and grow, records that the broker
-//! has deleted, a store from a backup, a full disk, and a flood of bad records.
+//! has deleted or that its disk has damaged, a store from a backup, a full disk, and a flood of bad records.
 
 mod backlog;
 mod backup;
+mod corrupt;
 mod disk;
 mod flood;
 mod gaps;
@@ -35,6 +36,7 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
         ("gap_at_start", gaps::at_start),
         ("gap_while_running", gaps::while_running),
         ("backup", backup::restored),
+        ("corrupt_record", corrupt::on_disk),
         ("full_disk", disk::full),
         ("large_messages", large::messages),
         ("flood", flood::every_message_bad),

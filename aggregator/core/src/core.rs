@@ -69,6 +69,18 @@ pub(crate) struct Part {
     closed: Option<i64>,
     /// The log was not what the position promised; nothing is read until that is stored.
     gapped: bool,
+    /// Where reading goes on and what is lost by it, once what was read before is stored.
+    next_gap: Option<(i64, Loss)>,
+}
+
+impl Part {
+    /// Goes on where the log does: what is lost by that, if it was not said yet.
+    fn pass_over(&mut self) -> Option<Loss> {
+        let (earliest, loss) = self.next_gap.take()?;
+        self.position = earliest;
+        self.last_broker_time = None;
+        Some(loss)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -300,7 +312,7 @@ impl Core {
 
     /// There is something to store besides readings.
     pub(crate) fn has_news(&mut self, at: Moment) {
-        if self.phase == Phase::Running {
+        if self.phase == Phase::Running && !self.parts.is_empty() {
             self.dirty_since_us.get_or_insert(at.mono_us);
         }
     }
@@ -367,6 +379,7 @@ impl Core {
                     raised_at_us: at.mono_us,
                     closed: watermark.map(|w| closed_panes(self.config.grid, w)),
                     gapped: false,
+                    next_gap: None,
                 };
                 (c.partition, part)
             })
@@ -506,24 +519,22 @@ impl Core {
             self.fail(AggregatorError::OffsetGap { partition: source, wanted, detail }, out);
             return;
         }
-        if earliest == part.committed && part.position != earliest {
-            // An advance to where SQL stands already would pass the fence a second time if its outcome were unknown:
-            // go back to what is stored first.
-            self.fenced(at, out);
-            return;
-        }
         // A log that was made anew is read from its beginning; it is not known how much of the former one was not.
-        part.position = earliest;
-        part.last_broker_time = None;
-        part.gapped = true;
-        self.losses.push(Loss {
+        let loss = Loss {
             partition: source,
             from: wanted,
             to: earliest.max(wanted),
             detail: format!(
                 "{detail} (offsets {earliest} to {latest} were there); reading went on at offset {earliest}"
             ),
-        });
+        };
+        part.gapped = true;
+        part.next_gap = Some((earliest, loss));
+        // What was read and is not stored comes first: the log may go on just where SQL stands, and an advance to there
+        // would pass the fence a second time if its outcome were unknown.
+        if part.position == part.committed {
+            self.losses.extend(part.pass_over());
+        }
         self.dirty_since_us.get_or_insert(at.mono_us);
     }
 
@@ -543,9 +554,15 @@ impl Core {
             part.committed = position;
             part.committed_watermark = watermark;
             part.said_quiet = quiet;
-            if part.gapped && part.position == position {
-                part.gapped = false;
-                gaps_stored = true;
+            if !part.gapped || part.position != position {
+                continue;
+            }
+            match part.pass_over() {
+                Some(loss) => self.losses.push(loss),
+                None => {
+                    part.gapped = false;
+                    gaps_stored = true;
+                }
             }
         }
         // The losses are in SQL with the positions that pass them over: read on, once that holds for all of them.

@@ -97,14 +97,21 @@ impl Core {
     fn take_cut(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(grant) = &self.grant else { return };
         let mut flight = InFlight { ticket: self.ticket + 1, parts: BTreeMap::new() };
+        let news = |source: &TopicPartition, part: &Part| {
+            part.position != part.committed
+                || part.tide.watermark != part.committed_watermark
+                || part.gapped
+                || self.quiet(source, part, part.position, at) != part.said_quiet
+        };
+        // Without any, there is something to tell all the same: one is compared with the fence for it.
+        let only_one = !self.parts.iter().any(|(source, part)| news(source, part));
         let mut advances = Vec::new();
-        for (source, part) in &self.parts {
-            // The transaction that asserts it commits this very position.
-            let quiet = self.quiet(source, part, part.position, at);
-            let moved = part.position != part.committed || part.tide.watermark != part.committed_watermark;
-            if !(moved || part.gapped || quiet != part.said_quiet) {
+        for (i, (source, part)) in self.parts.iter().enumerate() {
+            if !(news(source, part) || (only_one && i == 0)) {
                 continue;
             }
+            // The transaction that asserts it commits this very position.
+            let quiet = self.quiet(source, part, part.position, at);
             advances.push(Advance {
                 partition: source.clone(),
                 epoch: part.epoch,

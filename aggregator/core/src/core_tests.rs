@@ -569,6 +569,33 @@ fn a_topic_made_anew_is_read_from_its_beginning() {
     assert_eq!(start(&out), Some((2, vec![0])));
 }
 
+/// The topic is made anew just where SQL stands: what was read of the former one is stored, then the loss.
+#[test]
+fn what_was_read_before_a_gap_is_stored_first() {
+    let mut s = Script::new(OnOffsetGap::Continue);
+    s.grant(1, &[0]);
+    s.read(0, 0);
+    let kind = GapKind::Replaced { found: None, earliest: 5, latest: 9 };
+    let first = s.step(Event::OffsetGap { start: 1, source: tp(0), wanted: 6, kind });
+    let request = cut(&first).expect("at once");
+    assert_eq!((moves(request), request.losses.len()), (vec![(0, 5, 6)], 0));
+    let second = s.commit(request, Outcome::Done);
+    assert_eq!(start(&second), None, "the loss is not stored");
+    let request = cut(&second).expect("at once");
+    assert_eq!(moves(request), [(0, 6, 5)]);
+    assert_eq!((request.losses[0].from, request.losses[0].to), (6, 6), "it is not known how much");
+    assert_eq!(start(&s.commit(request, Outcome::Done)), Some((2, vec![5])));
+}
+
+#[test]
+fn what_is_only_told_is_fenced_too() {
+    let mut s = Script::running();
+    s.core.has_news(s.now());
+    let out = s.pass(s.core.config.checkpoint_interval_us);
+    let request = cut(&out).expect("it is due");
+    assert_eq!(moves(request), [(0, 5, 5)], "one partition stands for all");
+}
+
 #[test]
 fn group_offsets_follow_the_store_once_a_second() {
     let mut s = Script::running();

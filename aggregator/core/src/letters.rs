@@ -45,15 +45,40 @@ impl Spent {
     }
 }
 
+/// Dead letters of a flood, and those of them that were not kept one by one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    letters: u64,
+    counted: u64,
+}
+
+impl Tally {
+    fn give_back(&mut self, other: Self) {
+        self.letters = self.letters.saturating_sub(other.letters);
+        self.counted = self.counted.saturating_sub(other.counted);
+    }
+}
+
 /// A stretch of minutes in each of which there was more than is kept.
 #[derive(Debug, Clone)]
 struct Flood {
     since: Timestamp,
     /// The newest minute with more than is kept.
     minute: i64,
-    /// Dead letters since it began, and those of them that were not kept one by one.
-    letters: u64,
-    counted: u64,
+    /// Since it began.
+    all: Tally,
+    /// The parts of that which are in memory, and in the checkpoint under way: given back if they are never stored.
+    in_memory: Tally,
+    under_way: Tally,
+}
+
+impl Flood {
+    fn add(&mut self, letters: u64, counted: u64) {
+        for tally in [&mut self.all, &mut self.in_memory] {
+            tally.letters += letters;
+            tally.counted += counted;
+        }
+    }
 }
 
 /// Dead letters, one by one up to a bound; beyond it one for each partition and code stands for the others: counted, and
@@ -105,7 +130,7 @@ impl Letters {
 
     /// A flood that goes on, in words.
     pub(crate) fn flood(&self) -> Option<String> {
-        let Flood { since, letters, counted, .. } = self.flood.as_ref()?;
+        let Flood { since, all: Tally { letters, counted }, .. } = self.flood.as_ref()?;
         Some(format!(
             "a flood of dead letters since {since}: {letters}, of which {counted} are not kept one by one"
         ))
@@ -119,7 +144,8 @@ impl Letters {
             self.minute = minute;
             (self.spent, self.in_memory, self.under_way) = Default::default();
         }
-        if let Some(Flood { since, letters, counted, .. }) = self.flood.take_if(|f| minute > f.minute + 1) {
+        let over = self.flood.take_if(|f| minute > f.minute + 1);
+        if let Some(Flood { since, all: Tally { letters, counted }, .. }) = over {
             let detail = format!(
                 "over since {now}: {letters} dead letters since {since}, of which {counted} are not kept one by one but \
                  as ranges of offsets (`last_offset` in `dead_letters`)"
@@ -132,7 +158,7 @@ impl Letters {
     /// Adds what was refused of a batch.
     pub(crate) fn push(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) {
         if let Some(flood) = &mut self.flood {
-            flood.letters += refused.count;
+            flood.add(refused.count, 0);
         }
         match self.one_by_one(batch, refused) {
             Some(letter) => self.rows.push(letter),
@@ -212,16 +238,27 @@ impl Letters {
             );
             tracing::warn!("a flood of dead letters {detail}");
             self.notices.push(Notice { kind: "dead_letter_flood", detail });
-            Flood { since: now, minute, letters: refused.count, counted: 0 }
+            let mut flood = Flood {
+                since: now,
+                minute,
+                all: Tally::default(),
+                in_memory: Tally::default(),
+                under_way: Tally::default(),
+            };
+            flood.add(refused.count, 0);
+            flood
         });
         flood.minute = minute;
-        flood.counted += refused.count;
+        flood.add(0, refused.count);
     }
 
     /// Takes all out for a checkpoint: letters ordered by partition, offset and position.
     pub(crate) fn take(&mut self) -> (Vec<DeadLetter>, Vec<Notice>) {
         self.bytes = 0;
         self.under_way = std::mem::take(&mut self.in_memory);
+        if let Some(flood) = &mut self.flood {
+            flood.under_way = std::mem::take(&mut flood.in_memory);
+        }
         let mut all = std::mem::take(&mut self.rows);
         all.extend(std::mem::take(&mut self.overflow).into_values());
         all.sort_by(|a, b| (&a.partition, a.offset, a.position).cmp(&(&b.partition, b.offset, b.position)));
@@ -232,6 +269,9 @@ impl Letters {
     /// What was taken out last is stored.
     pub(crate) fn stored(&mut self) {
         self.under_way = Spent::default();
+        if let Some(flood) = &mut self.flood {
+            flood.under_way = Tally::default();
+        }
         self.notices_under_way.clear();
     }
 
@@ -242,6 +282,10 @@ impl Letters {
         self.bytes = 0;
         self.spent.give_back(std::mem::take(&mut self.in_memory));
         self.spent.give_back(std::mem::take(&mut self.under_way));
+        if let Some(flood) = &mut self.flood {
+            flood.all.give_back(std::mem::take(&mut flood.in_memory));
+            flood.all.give_back(std::mem::take(&mut flood.under_way));
+        }
         let mut notices = std::mem::take(&mut self.notices_under_way);
         notices.append(&mut self.notices);
         self.notices = notices;

@@ -55,6 +55,23 @@ fn bounded(letters: u64, bytes: usize) -> Letters {
 }
 
 #[test]
+fn a_flood_counts_once_what_is_read_again() {
+    let mut letters = bounded(0, 1 << 20);
+    push(&mut letters, 0, 0, 9, 1);
+    letters.take();
+    letters.stored();
+    push(&mut letters, 0, 1, 9, 1);
+    letters.take();
+    push(&mut letters, 0, 2, 9, 1);
+    letters.forget();
+    for offset in 1..3 {
+        push(&mut letters, 0, offset, 9, 1);
+    }
+    let said = letters.flood().expect("it goes on");
+    assert!(said.contains(": 3, of which 3 "), "{said}");
+}
+
+#[test]
 fn so_many_a_minute_are_kept_and_the_others_counted() {
     let mut letters = bounded(2, 1 << 20);
     for offset in 0..5 {
@@ -137,7 +154,7 @@ fn a_flood_is_told_at_its_begin_and_at_its_end() {
     }
     assert!(letters.has_news());
     assert_eq!(kinds(letters.take().1), ["dead_letter_flood"]);
-    // Fenced: it is told with the next one.
+    // Fenced: it is told with the next one; its seven letters are read again, or by another.
     letters.forget();
     assert_eq!(kinds(letters.take().1), ["dead_letter_flood"]);
     letters.stored();
@@ -150,12 +167,12 @@ fn a_flood_is_told_at_its_begin_and_at_its_end() {
         assert_eq!(kinds(letters.take().1), [""; 0], "{second}");
         letters.stored();
     }
-    assert!(letters.flood().is_some_and(|words| words.contains(": 13, of which 9")), "{:?}", letters.flood());
+    assert!(letters.flood().is_some_and(|words| words.contains(": 6, of which 2")), "{:?}", letters.flood());
     at(&mut letters, 239);
     assert!(letters.flood().is_some());
     at(&mut letters, 240);
     assert!(letters.flood().is_none() && letters.has_news());
     let notices = letters.take().1;
-    assert!(notices[0].detail.contains("13 dead letters"), "{notices:?}");
+    assert!(notices[0].detail.contains("6 dead letters"), "{notices:?}");
     assert_eq!(kinds(notices), ["dead_letter_flood_over"]);
 }

@@ -218,9 +218,9 @@ impl Jobs {
         let (store, ..) = self.parts();
         self.forgetting = spawn(async move {
             match forget_letters(&*store, kept_us).await {
-                Err(e) if !e.is_transient() => Err(AggregatorError::store("dead_letter_retention", e)),
+                // Nothing that aggregating would have to wait for, or end over.
                 Err(e) => {
-                    tracing::debug!("dead letters are deleted later: {e}");
+                    tracing::warn!("dead_letter_retention: dead letters are deleted later: {e}");
                     Ok(Done::Forgotten)
                 }
                 Ok(0) => Ok(Done::Forgotten),

@@ -81,13 +81,13 @@ fn judge(setting: &Setting, record: &Json) -> Verdict {
         return Refused(Code::TooDeep);
     }
     let Json::Object(members) = record else { return Refused(Code::WrongType) };
+    let names = [&fields.device, &fields.sensor, &fields.ts, &fields.value, &fields.values];
+    if names.iter().collect::<HashSet<_>>().len() < names.len() {
+        return Unsure; // fields that share a name, which settings refuse, are another matter
+    }
     let mut keys = HashSet::new();
     if !members.iter().all(|(key, _)| keys.insert(key)) {
         return Refused(Code::DuplicateKey);
-    }
-    let names = [&fields.device, &fields.sensor, &fields.ts, &fields.value, &fields.values];
-    if names.iter().collect::<HashSet<_>>().len() < names.len() {
-        return Unsure; // fields that share a name are another matter
     }
     let [device, sensor, ts, value, values] =
         names.map(|name| members.iter().find(|(key, _)| key == name).map(|(_, found)| found));

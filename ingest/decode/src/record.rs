@@ -78,11 +78,14 @@ impl Keys {
 
     pub(crate) fn new(names: &FieldNames) -> Self {
         use Field::{Device, Sensor, Ts, Unknown, Value};
-        Self {
-            patterns: [&names.device, &names.sensor, &names.ts, &names.value, &names.values]
-                .map(|name| Pattern::new(name)),
-            order: [Device, Sensor, Ts, Value, Unknown, Unknown],
+        let patterns = [&names.device, &names.sensor, &names.ts, &names.value, &names.values]
+            .map(|name| Pattern::new(name));
+        let mut keys = Self { patterns, order: [Unknown; Self::PREDICTED] };
+        // What a key would be read as, so that a prediction changes nothing: of fields that share a name, the first one.
+        for (n, field) in [Device, Sensor, Ts, Value].into_iter().enumerate() {
+            keys.order[n] = keys.classify(&keys.patterns[field as usize].name);
         }
+        keys
     }
 
     /// What a field is called.

@@ -152,6 +152,8 @@ struct State {
     changed: BTreeMap<i64, ChangedPane>,
     last_changed: i64,
     dead_letters: BTreeMap<i64, DeadLetterRow>,
+    /// Ids are not used again when rows are forgotten.
+    last_dead_letter: i64,
     losses: Vec<Loss>,
     schedules: BTreeMap<String, ScheduleRow>,
     fires: BTreeMap<(String, Timestamp), Fire>,
@@ -199,6 +201,7 @@ impl Default for State {
             changed: BTreeMap::new(),
             last_changed: 0,
             dead_letters: BTreeMap::new(),
+            last_dead_letter: 0,
             losses: Vec::new(),
             schedules: BTreeMap::new(),
             fires: BTreeMap::new(),

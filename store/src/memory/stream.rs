@@ -164,7 +164,8 @@ impl State {
         }
         self.merge(&deltas, now);
         for letter in &checkpoint.dead_letters {
-            let id = self.dead_letters.last_key_value().map_or(1, |(id, _)| id + 1);
+            self.last_dead_letter += 1;
+            let id = self.last_dead_letter;
             self.dead_letters.insert(
                 id,
                 DeadLetterRow {

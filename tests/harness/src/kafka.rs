@@ -263,6 +263,12 @@ impl Kafka {
         assert_eq!(producer.in_flight_count(), 0);
     }
 
+    /// The first file of a partition's log, where the server is this one's.
+    pub fn log_of(&self, topic: &str, partition: i32) -> PathBuf {
+        let server = self.server.as_ref().expect("a server of its own");
+        server.folder.join(format!("log/{topic}-{partition}/00000000000000000000.log"))
+    }
+
     /// Deletes a topic and waits until it is gone.
     pub fn delete_topic(&self, topic: &str) {
         self.admin(async |admin| {
