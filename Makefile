@@ -43,8 +43,9 @@ servers: ## Fetch the servers the end-to-end tests start
 	@mkdir -p target
 	@tests/setup.sh > target/test-servers.env.new && mv target/test-servers.env.new target/test-servers.env
 
-simulate: ## Run the aggregator's own loop under every fault on a simulated clock (SEEDS=100000; SEED=7 shows one; MUTANTS=1)
-	$(CARGO) run --release -q -p fleetscore-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000)) $(if $(MUTANTS),--mutants)
+simulate: ## Run the aggregator's own loop under every fault on a simulated clock (SEEDS=100000; SEED=7 shows one; MUTANT=no-fence; MUTANTS=1)
+	$(CARGO) run --release -q -p fleetscore-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000)) \
+	$(if $(MUTANT),--mutant $(MUTANT)) $(if $(MUTANTS),--mutants)
 
 fuzz-smoke: ## Fuzz every reader for some thousand inputs (RUNS=2000), always the same ones
 	fuzz/run.sh smoke $(or $(RUNS),2000)
@@ -57,7 +58,8 @@ fmt: ## Format the code
 
 lint: ## Check format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	$(CARGO) clippy -p fleetscore-http --all-targets -- -D warnings
 
 clean: ## Remove what builds and the demo left
 	$(CARGO) clean

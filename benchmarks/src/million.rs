@@ -263,7 +263,26 @@ impl Measured {
 
 /// Adds the tables of one store, ascending by models, and on PostgreSQL the goals of a million.
 pub fn report(report: &mut Report, store: &str, measured: &[Measured]) {
-    let mut import = Table::new(
+    report.table(imports(store, measured));
+    report.table(runs(store, measured));
+    if measured.iter().any(|m| !m.bare.is_empty()) {
+        report.table(beside_bare(store, measured));
+        if let Some(m) = measured.iter().find(|m| m.models == 1_000_000) {
+            report.goal(Goal::at_most("1 M models, seconds until in SQL", 8.0, m.median(|r| r.in_sql)));
+            report.goal(Goal::at_most(
+                "1 M models, seconds until published",
+                12.0,
+                m.median(|r| r.published),
+            ));
+            if let Some(peak) = m.peak_bytes() {
+                report.goal(Goal::at_most("1 M models, GB of memory", 1.0, peak as f64 / 1e9));
+            }
+        }
+    }
+}
+
+fn imports(store: &str, measured: &[Measured]) -> Table {
+    let mut table = Table::new(
         format!("{store}: import of one Parquet file, and the set it makes"),
         &[
             "models",
@@ -276,7 +295,23 @@ pub fn report(report: &mut Report, store: &str, measured: &[Measured]) {
             "windows into SQL s",
         ],
     );
-    let mut runs = Table::new(
+    for m in measured {
+        table.row(vec![
+            Cell::Count(m.models.into()),
+            Cell::megabytes(m.file_bytes),
+            Cell::number(m.import_seconds, 2),
+            Cell::number(f64::from(m.models) / m.import_seconds, 0),
+            Cell::megabytes(m.import_memory.peak_bytes),
+            Cell::megabytes(m.set_bytes),
+            Cell::number(m.set_bytes as f64 / f64::from(m.models), 0),
+            Cell::number(m.fill_seconds, 2),
+        ]);
+    }
+    table
+}
+
+fn runs(store: &str, measured: &[Measured]) -> Table {
+    let mut table = Table::new(
         format!("{store}: one window for each model, `fleetscore run`"),
         &[
             "models",
@@ -290,25 +325,11 @@ pub fn report(report: &mut Report, store: &str, measured: &[Measured]) {
             "s per row / of the first line",
         ],
     );
-    let mut bare = Table::new(
-        format!("{store}: beside the bare COPY of the same rows"),
-        &["models", "COPY windows out s", "COPY predictions in s", "both s", "in SQL s", "in SQL / bare"],
-    );
     let cost = |m: &Measured| m.median(|r| r.in_sql) / f64::from(m.models);
     for m in measured {
-        let (models, in_sql) = (Cell::Count(m.models.into()), m.median(|r| r.in_sql));
-        import.row(vec![
-            models.clone(),
-            Cell::megabytes(m.file_bytes),
-            Cell::number(m.import_seconds, 2),
-            Cell::number(f64::from(m.models) / m.import_seconds, 0),
-            Cell::megabytes(m.import_memory.peak_bytes),
-            Cell::megabytes(m.set_bytes),
-            Cell::number(m.set_bytes as f64 / f64::from(m.models), 0),
-            Cell::number(m.fill_seconds, 2),
-        ]);
-        runs.row(vec![
-            models.clone(),
+        let in_sql = m.median(|r| r.in_sql);
+        table.row(vec![
+            Cell::Count(m.models.into()),
             Cell::number(in_sql, 2),
             Cell::number(m.median(|r| r.published), 2),
             Cell::number(m.median(|r| r.process), 2),
@@ -318,31 +339,26 @@ pub fn report(report: &mut Report, store: &str, measured: &[Measured]) {
             Cell::number(cost(m) * 1e6, 2),
             Cell::number(cost(m) / cost(&measured[0]), 2),
         ]);
-        if let Some(both) = m.bare(Bare::seconds) {
-            bare.row(vec![
-                models,
-                Cell::number(m.bare(|b| b.windows_out), 2),
-                Cell::number(m.bare(|b| b.predictions_in), 2),
-                Cell::number(both, 2),
-                Cell::number(in_sql, 2),
-                Cell::number(in_sql / both, 2),
-            ]);
-        }
     }
-    report.table(import);
-    report.table(runs);
-    if measured.iter().any(|m| !m.bare.is_empty()) {
-        report.table(bare);
-        if let Some(m) = measured.iter().find(|m| m.models == 1_000_000) {
-            report.goal(Goal::at_most("1 M models, seconds until in SQL", 8.0, m.median(|r| r.in_sql)));
-            report.goal(Goal::at_most(
-                "1 M models, seconds until published",
-                12.0,
-                m.median(|r| r.published),
-            ));
-            if let Some(peak) = m.peak_bytes() {
-                report.goal(Goal::at_most("1 M models, GB of memory", 1.0, peak as f64 / 1e9));
-            }
-        }
+    table
+}
+
+fn beside_bare(store: &str, measured: &[Measured]) -> Table {
+    let mut table = Table::new(
+        format!("{store}: beside the bare COPY of the same rows"),
+        &["models", "COPY windows out s", "COPY predictions in s", "both s", "in SQL s", "in SQL / bare"],
+    );
+    for m in measured {
+        let Some(both) = m.bare(Bare::seconds) else { continue };
+        let in_sql = m.median(|r| r.in_sql);
+        table.row(vec![
+            Cell::Count(m.models.into()),
+            Cell::number(m.bare(|b| b.windows_out), 2),
+            Cell::number(m.bare(|b| b.predictions_in), 2),
+            Cell::number(both, 2),
+            Cell::number(in_sql, 2),
+            Cell::number(in_sql / both, 2),
+        ]);
     }
+    table
 }

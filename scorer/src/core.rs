@@ -158,6 +158,7 @@ pub enum Answer {
 pub type Answers = HashMap<Question, Answer>;
 
 /// What comes next in a look.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Answer these and call again.

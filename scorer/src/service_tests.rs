@@ -398,8 +398,8 @@ async fn predictions_equal_the_references_for_panes_and_for_windows_over_them() 
     let specs = [schedule("default", 1, 1, CatchUp::All), schedule("five", 5, 5, CatchUp::All)];
     let mut w = World::on(store.clone(), Arc::default(), &specs, 1).await;
     let blobs = Blobs::open(&data.path().join("blobs").display().to_string(), &Default::default()).unwrap();
-    let mut import = crate::models::ImportOptions::default();
-    import.sources = vec![folder.join("models").display().to_string()];
+    let sources = vec![folder.join("models").display().to_string()];
+    let import = crate::models::ImportOptions { sources, ..Default::default() };
     let report = crate::models::import(&*store, &blobs, &import).await.unwrap();
     assert_eq!(report.imported, 10);
 

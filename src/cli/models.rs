@@ -52,7 +52,7 @@ pub(super) async fn run(command: Command, context: &Context) -> Outcome {
     let blobs = || connect::blobs(config, &*store, shutdown);
     match command {
         Command::Import(args) => models_import::run(args, context, &*store, &blobs().await?).await,
-        Command::Train(args) => train::train(*args, context, &store, &blobs().await?).await,
+        Command::Train(args) => Box::pin(train::train(*args, context, &store, &blobs().await?)).await,
         Command::ExportTraining(args) => train::export(args, context, &store).await,
         Command::List { json } => models_show::list(json, &*store).await,
         Command::Show(args) => models_show::show(&args, &*store, &blobs().await?).await,

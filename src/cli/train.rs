@@ -164,7 +164,7 @@ pub(super) async fn train(args: Train, context: &Context, store: &Arc<dyn Store>
         observer: display.observer(),
         ..defaults
     };
-    let report = context.shutdown.unless(models::train(store.as_ref(), blobs, &options)).await;
+    let report = context.shutdown.unless(Box::pin(models::train(store.as_ref(), blobs, &options))).await;
     let kept = display.end();
     // Wrong use ends before anything is kept, and what came to nothing says itself what becomes of it.
     use models::ModelError::{Failed, Usage};

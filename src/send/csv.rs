@@ -132,7 +132,7 @@ mod tests {
             "value,SENSOR,device,timestamp\n12.25,2,1,2018-08-28T23:00:05Z\n",
             "\u{feff}ts, device, sensor, val, more\r\n2018-08-29T01:00:05+02:00, 1, 2, 1.225e1, x\r\n",
         ] {
-            assert_eq!(read(text).unwrap(), [expected.clone()], "{text}");
+            assert_eq!(read(text).unwrap(), std::slice::from_ref(&expected), "{text}");
         }
     }
 

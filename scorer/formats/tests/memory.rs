@@ -1,5 +1,6 @@
 //! What reading takes, by the process's own peak: one test, so that nothing else is in it.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 /// The most memory the process has had, in bytes.
 fn peak() -> usize {

@@ -46,6 +46,7 @@ const P: [f64; 5] =
 const T: [f64; 7] = [1.0 / 2.0, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0, 1.0 / 40320.0];
 
 /// 2^(i/16): the nearest double, and what it lacks as a part of it.
+#[allow(clippy::approx_constant, reason = "√2 is split in two, as its neighbours are")]
 static POWERS: Table = Table::new([
     (1.0, 0.0),
     (1.0442737824274138, 8.189317638195515e-17),

@@ -85,6 +85,7 @@ macro_rules! lanewise {
         impl $trait for Portable {
             type Output = Self;
             #[inline(always)]
+            #[allow(clippy::assign_op_pattern, reason = "the operator is a parameter")]
             fn $method(mut self, other: Self) -> Self {
                 for (a, b) in self.0.iter_mut().zip(other.0) {
                     *a = *a $op b;

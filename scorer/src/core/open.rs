@@ -101,10 +101,10 @@ impl Look<'_> {
             }
             match self.set_for(schedule) {
                 None => {}
-                Some(Err(why)) if schedule.spec.model_set.is_some() => {
-                    if waiting.iter().any(|r| r.schedule == *name) {
-                        self.out.waiting = Some(why);
-                    }
+                Some(Err(why))
+                    if schedule.spec.model_set.is_some() && waiting.iter().any(|r| r.schedule == *name) =>
+                {
+                    self.out.waiting = Some(why);
                 }
                 Some(Err(_)) => {}
                 Some(Ok(version)) if all => self.start_these(name, waiting, version),

@@ -435,7 +435,7 @@ async fn random_life(specs: &[ScheduleSpec], events: Vec<Event>) {
     let mut w = World::new(specs, 2).await;
     let mut watermarks = [0_i64; 2];
     let mut panes = BTreeSet::new();
-    let late_set = events.len() % 2 == 0;
+    let late_set = events.len().is_multiple_of(2);
     if !late_set {
         w.activate().await;
     }

@@ -89,6 +89,7 @@ impl Planning {
     }
 
     /// The set, where there is one of this version that fits.
+    #[allow(clippy::map_entry, reason = "the store is asked between the look and the insertion")]
     async fn usable(
         &mut self,
         store: &dyn Store,
