@@ -6,9 +6,9 @@ mod values;
 pub use describe::describe;
 pub(super) use values::off_or_from;
 
+use super::read::{boolean, show_off, show_us};
 use super::reader::{Reader, quoted};
 use super::units::{duration_or_off, show_duration};
-use super::{boolean, show_off, show_us};
 use fleetscore_schemas::time::US_PER_S;
 use fleetscore_schemas::window::Feature;
 use fleetscore_store::{CatchUp, Keep, ScheduleSpec, Thresholds, Trigger};

@@ -1,4 +1,5 @@
 use super::*;
+use fleetscore_schemas::time::US_PER_S;
 use std::io::Write;
 
 fn sources(

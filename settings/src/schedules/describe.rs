@@ -1,6 +1,6 @@
 //! A schedule as its table in the file would say it.
 
-use super::super::show_off;
+use super::super::read::show_off;
 use super::super::units::show_duration;
 use fleetscore_store::{ScheduleSpec, Trigger};
 
