@@ -11,7 +11,7 @@ use fleetscore_benchmarks::million::{Scenario, measure};
 use fleetscore_benchmarks::workers::{Site, faults};
 use fleetscore_benchmarks::{outages, rescore, soak};
 use fleetscore_harness::database::Database;
-use fleetscore_harness::{Servers, Test};
+use fleetscore_harness::{PATIENCE, Servers, Test};
 use libtest_mimic::Trial;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,7 +116,14 @@ const LIVE: Load = Load { seed: 1, partitions: 2, devices: 40, sensors: 5 };
 
 /// Held back while the broker is away, and all there in the end; memory within its bound, health and log say so.
 fn outage_of_kafka(servers: &Servers) -> Test {
-    let scenario = outages::Scenario { load: LIVE, rate: 2_000.0, seconds: 8, lead_seconds: 4 };
+    let scenario = outages::Scenario {
+        load: LIVE,
+        rate: 2_000.0,
+        seconds: 8,
+        lead_seconds: 4,
+        // How soon is for the long form to judge.
+        notice_seconds: PATIENCE.as_secs_f64(),
+    };
     let mut site = live::Site::start(servers);
     let measured = outages::measure(&mut site, servers, &scenario, live::Server::Kafka)?;
     assert!(measured.readings > 0 && measured.compared.differences == 0);

@@ -9,6 +9,7 @@ use crate::scenario::{
 };
 use fleetscore_harness::database::Database;
 use fleetscore_harness::fleetscore::Service;
+use fleetscore_harness::kafka::Message;
 use fleetscore_harness::{Servers, Test, free_port, http, wait_until};
 use libtest_mimic::Trial;
 use std::sync::Arc;
@@ -171,6 +172,53 @@ fn written(database: &Database) -> Result<Vec<Vec<String>>, String> {
     Ok(rows)
 }
 
+/// Readings in windows.
+fn in_sql(database: &Database) -> Result<usize, String> {
+    database.number("SELECT coalesce(sum(readings), 0) FROM windows").map(|n| n as usize)
+}
+
+fn wait_for_readings(database: &Database, wanted: usize) {
+    wait_until("all readings in windows", PATIENCE, || match in_sql(database)? {
+        n if n == wanted => Ok(()),
+        n => Err(format!("{n} of {wanted}")),
+    });
+}
+
+/// A transaction that was under way when its process was stopped would count as a change.
+fn wait_for_silence(database: &Database) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+               AND state <> 'idle'";
+    database.wait_for(sql, 0, PATIENCE);
+}
+
+/// Sends messages to a process that answers at this address, and pauses it with readings in its memory that are not in SQL.
+/// How many messages were sent.
+fn pause_with_readings(
+    zombie: &Service,
+    address: &str,
+    database: &Database,
+    messages: &[Message],
+    send: impl Fn(&[Message]),
+) -> Result<usize, String> {
+    // A checkpoint may come between the look and the pause: then again, with more.
+    for part in 1..=10 {
+        let (before, stored) = (messages.len() * (part - 1) / 20, in_sql(database)?);
+        let sent = messages.len() * part / 20;
+        send(&messages[before..sent]);
+        wait_until("readings in its memory", PATIENCE, || match http(address, "/readyz")? {
+            (200, body) if !body.contains("\"0 readings") => Ok(()),
+            (_, body) => Err(body),
+        });
+        zombie.process.signal(libc::SIGSTOP);
+        wait_for_silence(database);
+        if in_sql(database)? == stored {
+            return Ok(sent);
+        }
+        zombie.process.signal(libc::SIGCONT);
+    }
+    Err("ten times it stored what it had read before it was paused".to_owned())
+}
+
 /// Paused with readings in its memory, woken when another owns its partitions: nothing of the store changes, and its log
 /// says why. While the other sleeps and the broker is away nobody else could write, and nobody can give it the
 /// partitions back.
@@ -181,57 +229,30 @@ fn zombie_writes_nothing(servers: &Servers, data: &Dataset) -> Test {
     let fleetscore = pipeline(servers, data, &database, &topic)
         .with("--kafka", &kafka.bootstrap)
         .config("[schedules.default]\nrescore_delay = \"1s\"\nrescores_per_minute = \"off\"\n")
-        // No pane closes, nothing is quiet, no checkpoint is due: what the zombie has read is in its memory when it is paused.
+        // No pane closes, nothing is quiet: what the zombie reads is in its memory until a checkpoint is due.
         .with("--max-disorder", "2h")
-        .with("--idle-timeout", "10m")
+        .with("--idle-timeout", "2h")
         .with("--checkpoint-interval", "20s");
     let messages = single_messages(&data.readings);
-    let half = messages.len() / 2;
     let address = format!("127.0.0.1:{}", free_port());
     let zombie = fleetscore.clone().with("--http", &address).start(&["aggregate"]);
     let owner = wait_until("its partitions", PATIENCE, || match &owners(&database)?[..] {
         [one] => Ok(one.clone()),
         other => Err(format!("{other:?}")),
     });
-    kafka.send(&topic, &messages[..half]);
-    wait_until("readings in its memory", PATIENCE, || match http(&address, "/readyz")? {
-        (200, body) if !body.contains("\"0 readings") => Ok(()),
-        (_, body) => Err(body),
-    });
-    zombie.process.signal(libc::SIGSTOP);
-    let in_sql = database.number("SELECT coalesce(sum(readings), 0) FROM windows")?;
-    assert_eq!(in_sql, 0, "it had stored what it had read before it was paused");
+    let sent = pause_with_readings(&zombie, &address, &database, &messages, |some| kafka.send(&topic, some))?;
     let second = fleetscore.clone().with("--checkpoint-interval", "1s").start(&["aggregate"]);
-    let all_read = |wanted: usize| {
-        wait_until("all readings in windows", PATIENCE, || {
-            match database.number("SELECT coalesce(sum(readings), 0) FROM windows")? {
-                n if n == wanted as i64 => Ok(()),
-                n => Err(format!("{n} of {wanted}")),
-            }
-        });
-    };
     wait_until("the second owns everything", PATIENCE, || match &owners(&database)?[..] {
         [one] if *one != owner => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    all_read(half);
+    wait_for_readings(&database, sent);
     kafka.kill();
     second.process.signal(libc::SIGSTOP);
-    // A transaction that was under way when it was stopped would count as a change.
-    wait_until("no transaction is open", PATIENCE, || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                   AND state <> 'idle'";
-        match database.number(sql)? {
-            0 => Ok(()),
-            n => Err(format!("{n}")),
-        }
-    });
+    wait_for_silence(&database);
     let before = written(&database)?;
-    assert!(
-        !zombie.process.output().contains("fenced by"),
-        "it cannot know yet:\n{}",
-        zombie.process.output()
-    );
+    let said = zombie.process.output();
+    assert!(!said.contains("fenced by"), "it cannot know yet:\n{said}");
     zombie.process.signal(libc::SIGCONT);
     zombie.process.wait_for_output("fenced by", PATIENCE);
     // Longer than it takes to try again, and than its checkpoints are apart.
@@ -241,8 +262,8 @@ fn zombie_writes_nothing(servers: &Servers, data: &Dataset) -> Test {
 
     kafka.start_again();
     second.process.signal(libc::SIGCONT);
-    kafka.send(&topic, &messages[half..]);
-    all_read(data.readings.len());
+    kafka.send(&topic, &messages[sent..]);
+    wait_for_readings(&database, data.readings.len());
     let (windows, _) = expected(data, 60);
     assert_windows(&database, "windows", &windows);
     zombie.stop();

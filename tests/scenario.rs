@@ -1,18 +1,15 @@
 //! What the tests have in common: a dataset through the pipeline, and the comparison of what the store then shows.
 
 use crate::data::Dataset;
+pub use fleetscore_harness::PATIENCE;
 use fleetscore_harness::database::Database;
 use fleetscore_harness::fleetscore::{Fleetscore, Service};
 use fleetscore_harness::kafka::Message;
 use fleetscore_harness::{Servers, wait_until};
-use fleetscore_oracle::{Key, Prediction, Reading, Window};
+use fleetscore_oracle::{Key, Prediction, Reading, Sums, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
-
-/// Longer than anything here takes; a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A topic name of its own.
 pub fn topic(test: &str) -> String {
@@ -61,13 +58,13 @@ pub fn golden_predictions(path: &Path) -> BTreeMap<Key, Prediction> {
         .collect()
 }
 
-fn close(a: f64, b: f64, relative: f64) -> bool {
-    (a - b).abs() <= relative * a.abs().max(b.abs())
+/// Fails unless a view of windows shows exactly these, within the oracle's tolerances.
+pub fn assert_windows(database: &Database, view: &str, expected: &BTreeMap<Key, Window>) {
+    assert_windows_and(database, view, expected, Sums::Rounded);
 }
 
-/// Fails unless a view of windows shows exactly these: counts, min, max, first and last to the bit; sum and mean to
-/// 1e-14, stddev to 1e-11, relative.
-pub fn assert_windows(database: &Database, view: &str, expected: &BTreeMap<Key, Window>) {
+/// As [`assert_windows`], with sums that may differ or not.
+pub fn assert_windows_and(database: &Database, view: &str, expected: &BTreeMap<Key, Window>, sums: Sums) {
     let columns: Vec<String> = ["sum", "mean", "min", "max", "stddev", "first", "last"]
         .map(|c| database.exact(&format!("\"{c}\"")))
         .into();
@@ -80,29 +77,28 @@ pub fn assert_windows(database: &Database, view: &str, expected: &BTreeMap<Key, 
     let mut seen = BTreeSet::new();
     for row in &rows {
         let key: Key = (row[0].parse().expect("a time"), row[1].clone(), row[2].clone());
-        let want = expected.get(&key).unwrap_or_else(|| panic!("{view}: {key:?} is not expected"));
         let f = |i: usize| row[i].parse::<f64>().unwrap_or_else(|_| panic!("{view}: {key:?}: `{}`", row[i]));
-        assert_eq!(row[3].parse::<i64>().ok(), Some(want.count), "{view}: readings of {key:?}");
-        assert!(close(f(4), want.sum, 1e-14), "{view}: sum of {key:?}: {} for {}", f(4), want.sum);
-        assert!(close(f(5), want.mean, 1e-14), "{view}: mean of {key:?}: {} for {}", f(5), want.mean);
-        assert_eq!((f(6), f(7)), (want.min, want.max), "{view}: min and max of {key:?}");
-        match want.stddev {
-            None => assert_eq!(row[8], "", "{view}: stddev of {key:?}"),
-            // A constant window's deviation is rounding noise: it is compared against the size of its values.
-            Some(s) => assert!(
-                close(f(8), s, 1e-11) || (f(8) - s).abs() <= 1e-13 * want.max.abs(),
-                "{view}: stddev of {key:?}: {} for {s}",
-                f(8)
-            ),
+        let shown = Window {
+            count: row[3].parse().unwrap_or_else(|_| panic!("{view}: {key:?}: `{}`", row[3])),
+            sum: f(4),
+            mean: f(5),
+            min: f(6),
+            max: f(7),
+            stddev: (!row[8].is_empty()).then(|| f(8)),
+            first: f(9),
+            last: f(10),
+        };
+        let wanted = expected.get(&key).unwrap_or_else(|| panic!("{view}: {key:?} is not expected"));
+        if let Some(what) = wanted.differs(&shown, sums) {
+            panic!("{view}: {key:?}: {what}");
         }
-        assert_eq!((f(9), f(10)), (want.first, want.last), "{view}: first and last of {key:?}");
         assert!(seen.insert(key.clone()), "{view}: {key:?} twice");
     }
     assert_eq!(seen.len(), expected.len(), "{view}: number of windows");
 }
 
-/// Fails unless a schedule's scored predictions are exactly these (labels exactly, decisions to 1e-14 absolute), none
-/// is stale, and every model without data in an interval that has data got its `no_data` row.
+/// Fails unless a schedule's scored predictions are exactly these, within the oracle's tolerance of decisions, none is
+/// stale, and every model without data in an interval that has data got its `no_data` row.
 pub fn assert_predictions(
     database: &Database,
     schedule: &str,
@@ -125,13 +121,13 @@ pub fn assert_predictions(
             "scored" => {
                 let want =
                     expected.get(&key).unwrap_or_else(|| panic!("{schedule}: {key:?} is not expected"));
-                assert_eq!(row[4].parse::<i64>().ok(), Some(want.label), "{schedule}: label of {key:?}");
-                let decision: f64 = row[5].parse().expect("a decision");
-                assert!(
-                    (decision - want.decision).abs() <= 1e-14,
-                    "{schedule}: decision of {key:?}: {decision} for {}",
-                    want.decision
-                );
+                let shown = Prediction {
+                    label: row[4].parse().expect("a label"),
+                    decision: row[5].parse().expect("a decision"),
+                };
+                if let Some(what) = want.differs(&shown) {
+                    panic!("{schedule}: {key:?}: {what}");
+                }
                 assert!(scored.insert(key.clone()), "{schedule}: {key:?} twice");
             }
             "no_data" => {

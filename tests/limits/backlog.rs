@@ -33,7 +33,7 @@ pub(super) fn of_single_readings(servers: &Servers, database: Database) -> Test 
     };
     kafka.send_to(&topic, 0, &messages(0..PANES / 2));
     kafka.send_to(&topic, 1, &messages(PANES / 2..PANES));
-    wait_until("all readings", PATIENCE * 2, || {
+    wait_until("all readings", PATIENCE, || {
         service.assert_alive();
         match database.number("SELECT count(*) FROM windows")? {
             n if n == SENSORS as i64 * PANES => Ok(()),

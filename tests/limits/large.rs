@@ -1,15 +1,23 @@
 //! Messages larger than any buffer, between good ones.
 
 use super::*;
-use crate::scenario::{rfc3339, topic};
+use crate::scenario::{assert_windows_and, rfc3339, topic};
 use fleetscore_harness::free_port;
 use fleetscore_harness::kafka::Kafka;
+use fleetscore_oracle::{Key, Sums, Window};
+use std::collections::BTreeMap;
 
 const MIB: usize = 1 << 20;
 /// Above librdkafka's default of 100 MB for an answer.
 const LARGE: usize = 150 * MIB;
 const MAX_MESSAGE: usize = 160 * MIB;
 const IN_FLIGHT: usize = 4 * MIB;
+/// Below the default of `max_message_bytes`.
+const WIDE: usize = 60 * MIB;
+const CHECKPOINT: usize = 16 * MIB;
+/// What such a message takes beyond three times its size: of each value of six or seven bytes a reading of 20 with its place
+/// of 16, and a row of 24 that waits to be aggregated (docs/limits.md).
+const FAN_OUT: usize = 10;
 /// Good readings before and behind each.
 const GOOD: usize = 30;
 
@@ -54,13 +62,17 @@ impl Sent {
     }
 }
 
-pub(super) fn messages(servers: &Servers, database: Database) -> Test {
-    // A broker that was told to take what others refuse.
-    let kafka = Kafka::start_with(
+/// A broker that was told to take what others refuse.
+fn kafka(servers: &Servers) -> Kafka {
+    Kafka::start_with(
         &servers.folder("kafka"),
         "message.max.bytes=300000000\nsocket.request.max.bytes=400000000\n",
         "2g",
-    );
+    )
+}
+
+pub(super) fn messages(servers: &Servers, database: Database) -> Test {
+    let kafka = kafka(servers);
     let topic = topic("large");
     kafka.create_topic(&topic, 1);
     let service = Fleetscore::new(servers, &database, &topic)
@@ -113,8 +125,69 @@ pub(super) fn messages(servers: &Servers, database: Database) -> Test {
     }
     assert_eq!(database.number("SELECT count(*) FROM loss_events")?, 0);
     answers_refused_are_told(servers, &sent)?;
-    // docs/limits.md: three times the largest message, six times where its records are short, the settings, and librdkafka's queue.
+    // docs/limits.md: three times the largest message, the settings, and librdkafka's queue.
     let bound = base + 32 * MIB + IN_FLIGHT + 256 * MIB + 3 * (MAX_MESSAGE + MIB);
+    assert!(most <= bound, "{} MiB, above the bound of {} MiB", most / MIB, bound / MIB);
+    Ok(())
+}
+
+/// A message of about so many bytes, of which nearly all are short values: wide objects of one minute, each with all
+/// sensors; and the windows that must come of it.
+fn wide(bytes: usize) -> (Vec<u8>, BTreeMap<Key, Window>) {
+    let letters = || (b'a'..=b'z').chain(b'A'..=b'Z').map(char::from);
+    let short = letters().map(String::from);
+    let sensors: Vec<String> =
+        short.chain(letters().flat_map(|a| letters().map(move |b| format!("{a}{b}")))).collect();
+    let (mut message, mut of_one) = (vec![b'['], Vec::new());
+    while message.len() < bytes {
+        let i = of_one.len() as i64;
+        let (ts_us, digit) = (START + i * 1_000, i % 10);
+        write!(message, r#"{{"device":"d","ts":{},"values":{{"#, ts_us / 1000).expect("memory takes all");
+        for sensor in &sensors {
+            write!(message, r#""{sensor}":{digit},"#).expect("memory takes all");
+        }
+        message.pop();
+        message.extend_from_slice(b"}},");
+        of_one.push(Reading { ts_us, device: "d".into(), sensor: String::new(), value: digit as f64 });
+    }
+    *message.last_mut().expect("a comma") = b']';
+    let one = &oracle::windows(&of_one, MINUTE, MINUTE, Edges::Start);
+    let keys = sensors.iter().flat_map(|s| one.keys().map(move |k| (k.0, k.1.clone(), s.clone())));
+    (message, keys.map(|key| (key.clone(), one[&(key.0, key.1, String::new())].clone())).collect())
+}
+
+/// The message that decodes to most: seven bytes become a reading with its place in the message.
+pub(super) fn wide_message(servers: &Servers, database: Database) -> Test {
+    let kafka = kafka(servers);
+    let topic = topic("wide");
+    kafka.create_topic(&topic, 1);
+    let service = Fleetscore::new(servers, &database, &topic)
+        .with("--kafka", &kafka.bootstrap)
+        .with("--in-flight-bytes", &IN_FLIGHT.to_string())
+        .with("--checkpoint-bytes", &CHECKPOINT.to_string())
+        .start(&["aggregate"]);
+    let first = readings("first", 0, GOOD);
+    kafka.send_to(&topic, 0, &payloads(&first));
+    wait_for_readings(&service, &database, GOOD);
+    let base = memory(&service, "VmHWM") as usize;
+    let (message, mut windows) = wide(WIDE);
+    let bytes = message.len();
+    let within: i64 = windows.values().map(|w| w.count).sum();
+    kafka.send_to(&topic, 0, &[message]);
+    wait_for_readings(&service, &database, GOOD + within as usize);
+    let most = memory(&service, "VmHWM") as usize;
+    eprintln!(
+        "limits::wide_message: {} MiB with {within} readings: {} MiB before, {} MiB at most, {:.1} times the message",
+        bytes / MIB,
+        base / MIB,
+        most / MIB,
+        (most - base) as f64 / bytes as f64
+    );
+    service.stop();
+    windows.extend(oracle::windows(&first, MINUTE, MINUTE, Edges::Start));
+    assert_windows_and(&database, "windows", &windows, Sums::Exact);
+    assert_eq!(database.number("SELECT count(*) FROM dead_letters")?, 0);
+    let bound = base + (32 + 16) * MIB + IN_FLIGHT + 2 * CHECKPOINT + (3 + FAN_OUT) * bytes;
     assert!(most <= bound, "{} MiB, above the bound of {} MiB", most / MIB, bound / MIB);
     Ok(())
 }

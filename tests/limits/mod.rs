@@ -39,6 +39,7 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
         ("corrupt_record", corrupt::on_disk),
         ("full_disk", disk::full),
         ("large_messages", large::messages),
+        ("wide_message", large::wide_message),
         ("flood", flood::every_message_bad),
         ("backlog", backlog::of_single_readings),
     ] {

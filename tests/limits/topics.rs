@@ -31,14 +31,28 @@ fn deleted(servers: &Servers, database: &Database, policy: &str) -> (Service, St
         }
     });
     assert_eq!(http(&http_address, "/healthz").map(|a| a.0), Ok(200), "nothing that a restart would cure");
-    let (log, used, begun) = (service.process.output().len(), cpu(&service), std::time::Instant::now());
-    std::thread::sleep(Duration::from_secs(4));
+    let log = service.process.output().len();
+    assert_rests(&service);
     service.assert_alive();
-    let (used, passed) = (cpu(&service) - used, begun.elapsed());
-    assert!(used < passed / 2, "it spins: {used:?} of {passed:?} on a core");
     let said = service.process.output().split_off(log);
-    assert!(said.lines().count() < 20, "it says the same again and again:\n{said}");
+    let again = said.lines().filter(|l| l.contains(&missing)).count();
+    assert!(again <= 1, "it says the same again and again:\n{said}");
     (service, http_address, topic, old)
+}
+
+/// Fails where a process does not come to rest: in none of thirty looks of four seconds it takes less than a fifth of a core.
+fn assert_rests(service: &Service) {
+    let mut looks = Vec::new();
+    while looks.len() < 30 {
+        let (used, begun) = (cpu(service), std::time::Instant::now());
+        std::thread::sleep(Duration::from_secs(4));
+        let (used, passed) = (cpu(service) - used, begun.elapsed());
+        if used < passed / 5 {
+            return;
+        }
+        looks.push((used, passed));
+    }
+    panic!("it spins; time on a core in so much time: {looks:?}");
 }
 
 pub(super) fn deleted_and_stop(servers: &Servers, database: Database) -> Test {
@@ -84,7 +98,7 @@ pub(super) fn grows(servers: &Servers, database: Database) -> Test {
     // From now on alone: partitions that are added later are read from their beginning all the same.
     let fleetscore = Fleetscore::new(servers, &database, &topic)
         .with("--start", "latest")
-        .with("--idle-timeout", "30s")
+        .with("--idle-timeout", "2h")
         .with("--allowed-lateness", "1h");
     let fleetscore = property(fleetscore, "topic.metadata.refresh.interval.ms", "1000");
     kafka.send_to(&topic, 0, &payloads(&readings("before", 0, 10)));
@@ -114,7 +128,7 @@ pub(super) fn grows(servers: &Servers, database: Database) -> Test {
     kafka.send_to(&topic, 0, &payloads(&more));
     all.extend(more);
     wait_for_readings(&service, &database, all.len());
-    // Three partitions have not come so far, and are not quiet for 30 s.
+    // Three partitions have not come so far, and are not quiet for two hours.
     assert_eq!(
         database.number(ready)?,
         4 * 9,

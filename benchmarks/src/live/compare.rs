@@ -4,7 +4,7 @@ use super::producer::Sent;
 use super::sql::Sql;
 use crate::Result;
 use fleetscore_oracle::expect::Letter;
-use fleetscore_oracle::{Key, ModelNumbers, Window, predictions};
+use fleetscore_oracle::{Key, ModelNumbers, Prediction, Sums, Window, predictions};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Models by device and sensor.
@@ -42,8 +42,7 @@ pub(crate) fn expected_scored(windows: &BTreeMap<Key, Window>, models: &Models) 
     windows.keys().filter(|k| models.contains_key(&(k.1.clone(), k.2.clone()))).count() as u64
 }
 
-/// Compares windows, dead letters and predictions: counts, least, greatest, first and last values, sums (values are eighths) and
-/// labels exactly; deviations to 1e-11, decisions to 1e-14.
+/// Compares windows, dead letters and predictions within the oracle's tolerances; values are eighths, so sums are exact.
 ///
 /// # Errors
 /// The store does not answer.
@@ -64,24 +63,22 @@ fn windows(sql: &mut Sql, expected: &BTreeMap<Key, Window>, out: &mut Compared) 
     let mut seen = BTreeSet::new();
     for row in &rows {
         let key: Key = (row.get(0), row.get(1), row.get(2));
-        let stddev: Option<f64> = row.get(8);
-        let f = |i: usize| row.get::<_, f64>(i);
-        match expected.get(&key) {
-            None => out.differs(|| format!("window {key:?} is not expected")),
-            Some(w) => {
-                let exact = row.get::<_, i64>(3) == w.count
-                    && [f(4), f(5), f(6), f(7), f(9), f(10)]
-                        == [w.sum, w.mean, w.min, w.max, w.first, w.last];
-                let deviation = match (stddev, w.stddev) {
-                    (Some(a), Some(b)) => {
-                        (a - b).abs() <= 1e-11 * b.abs().max(a.abs()).max(w.max.abs() * 0.01)
-                    }
-                    (a, b) => a == b,
-                };
-                if !exact || !deviation {
-                    out.differs(|| format!("window {key:?} is {row:?}, not {w:?}"));
-                }
-            }
+        let shown = Window {
+            count: row.get(3),
+            sum: row.get(4),
+            mean: row.get(5),
+            min: row.get(6),
+            max: row.get(7),
+            stddev: row.get(8),
+            first: row.get(9),
+            last: row.get(10),
+        };
+        let wrong = match expected.get(&key) {
+            None => Some("it is not expected".to_owned()),
+            Some(wanted) => wanted.differs(&shown, Sums::Exact),
+        };
+        if let Some(wrong) = wrong {
+            out.differs(|| format!("window {key:?}: {wrong}"));
         }
         if !seen.insert(key.clone()) {
             out.differs(|| format!("window {key:?} is there twice"));
@@ -105,10 +102,12 @@ fn scored(sql: &mut Sql, sent: &Sent, models: &Models, out: &mut Compared) -> Re
         let status: String = row.get(3);
         let has_model = models.contains_key(&(key.1.clone(), key.2.clone()));
         let right = match status.as_str() {
-            "scored" => expected.get(&key).is_some_and(|p| {
-                row.get::<_, Option<i32>>(4).map(i64::from) == Some(p.label)
-                    && row.get::<_, Option<f64>>(5).is_some_and(|d| (d - p.decision).abs() <= 1e-14)
-            }),
+            "scored" => match (row.get::<_, Option<i32>>(4), row.get(5), expected.get(&key)) {
+                (Some(label), Some(decision), Some(wanted)) => {
+                    wanted.differs(&Prediction { label: label.into(), decision }).is_none()
+                }
+                _ => false,
+            },
             "no_data" => has_model && !sent.windows.contains_key(&key),
             "no_model" => !has_model && sent.windows.contains_key(&key),
             _ => false,

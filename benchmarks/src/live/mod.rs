@@ -12,7 +12,7 @@ use fleetscore_harness::azurite::Azurite;
 use fleetscore_harness::fleetscore::{Fleetscore, Service};
 use fleetscore_harness::kafka::Kafka;
 use fleetscore_harness::postgres::Postgres;
-use fleetscore_harness::{Servers, free_port};
+use fleetscore_harness::{PATIENCE, Servers, free_port};
 use fleetscore_oracle::Edges;
 use fleetscore_oracle::expect::Rules;
 use fleetscore_oracle::fleet::{Fleet, Shapes};
@@ -262,7 +262,7 @@ impl Site {
             processes,
             fleetscore,
         };
-        pipeline.wait_until_ready(Duration::from_secs(60))?;
+        pipeline.wait_until_ready(PATIENCE)?;
         pipeline.set_bounds(load);
         Ok(pipeline)
     }

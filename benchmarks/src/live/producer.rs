@@ -2,6 +2,7 @@
 
 use super::rules;
 use crate::{Failure, Result};
+use fleetscore_harness::PATIENCE;
 use fleetscore_oracle::expect::{Letter, Oracle};
 use fleetscore_oracle::fleet::{Fleet, Message, Record};
 use fleetscore_oracle::{Key, Window};
@@ -230,14 +231,14 @@ fn run(shared: &Arc<Shared>, bootstrap: &str, topic: &str, fleet: &Fleet) -> Res
         let offset = sender.sent(&message, greatest_us);
         oracle.take(message.partition, offset, &message);
         shared.readings.store(oracle.readings(), Relaxed);
-        if shared.messages.fetch_add(1, Relaxed) % SETTLE_EVERY == 0
+        if shared.messages.fetch_add(1, Relaxed).is_multiple_of(SETTLE_EVERY)
             && let Some(until) = settled_until(&oracle, fleet)
         {
             windows.append(&mut oracle.settle(until));
         }
     }
     // The broker may be on its way back.
-    sender.client.flush(Duration::from_secs(120))?;
+    sender.client.flush(PATIENCE)?;
     let failed = shared.failed.load(Relaxed);
     if failed > 0 {
         return Err(format!("the broker refused {failed} messages").into());

@@ -14,7 +14,7 @@ use crate::live::compare::{Compared, compare};
 use crate::live::producer::Producer;
 use crate::live::{Load, Site, now_us};
 use crate::report::{Cell, Goal, Report, Table};
-use fleetscore_harness::Servers;
+use fleetscore_harness::{PATIENCE, Servers};
 use latency::Latencies;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -86,7 +86,7 @@ pub fn measure(site: &Site, servers: &Servers, scenario: &Scenario) -> Result<Me
         samples.push(sample);
     }
     let sent = producer.stop()?;
-    pipeline.settle(&sent, Duration::from_secs(240))?;
+    pipeline.settle(&sent, PATIENCE)?;
     pipeline.stop();
     let measured = Measured {
         samples,

@@ -1,7 +1,7 @@
 //! Azurite, the Azure Blob emulator.
 
 use crate::process::Process;
-use crate::{free_port, setup_variable};
+use crate::{PATIENCE, free_port, setup_variable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{KeyInit, Mac};
@@ -9,7 +9,6 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 /// The emulator's well-known account.
 pub const ACCOUNT: &str = "devstoreaccount1";
@@ -65,7 +64,7 @@ impl Azurite {
     /// it has confirmed: it writes its list of blobs only now and then. It ends when its last connection does.
     pub fn stop(self) -> Stopped {
         self.process.signal(libc::SIGTERM);
-        self.process.wait(Duration::from_secs(90)).expect("Azurite ends, once nobody is connected");
+        self.process.wait(PATIENCE).expect("Azurite ends, once nobody is connected");
         let containers = self.containers.load(Ordering::Relaxed);
         Stopped { folder: self.folder.clone(), port: self.port, containers }
     }
@@ -82,7 +81,7 @@ impl Azurite {
             .args(["--blobPort", &port.to_string(), "--queuePort", "0", "--tablePort", "0"])
             .current_dir(folder);
         let process = Process::spawn(command, &folder.join("azurite.log"), libc::SIGTERM);
-        process.wait_for_output("Blob service is successfully listening", Duration::from_secs(300));
+        process.wait_for_output("Blob service is successfully listening", PATIENCE);
         Self { process, port, folder: folder.to_owned(), containers: AtomicU32::new(containers) }
     }
 

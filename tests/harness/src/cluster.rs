@@ -1,10 +1,10 @@
 //! Several Kafka brokers (KRaft, each broker and controller), each behind proxies: one for each named client, so that one
 //! client's link can fail alone. Brokers talk to each other directly.
 
-use crate::free_port;
 use crate::kafka::{Kafka, base64_url_16, launch_broker, storage_format};
 use crate::process::Process;
 use crate::proxy::{Mode, Proxy};
+use crate::{PATIENCE, free_port};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl Cluster {
     /// Kills a broker.
     pub fn kill(&self, broker: usize) {
         self.signal(broker, libc::SIGKILL);
-        self.wait(broker, Duration::from_secs(10));
+        self.wait(broker, PATIENCE);
     }
 
     /// Asks a broker to stop, and kills it if it does not: a broker without a quorum waits for one.
@@ -133,7 +133,7 @@ impl Cluster {
 
     fn wait_until_ready(&self) {
         let Some(first) = self.clients.first() else { return };
-        self.plain(first).wait_for_brokers(self.brokers.len(), Duration::from_secs(240), || {
+        self.plain(first).wait_for_brokers(self.brokers.len(), PATIENCE, || {
             for (number, broker) in self.brokers.iter().enumerate() {
                 let process = broker.process.lock().expect("nothing panics with this lock");
                 if let Some(process) = process.as_ref().filter(|p| p.ended().is_some()) {

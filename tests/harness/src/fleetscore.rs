@@ -1,8 +1,8 @@
 //! Runs the binary under test.
 
-use crate::Servers;
 use crate::database::Database;
 use crate::process::Process;
+use crate::{PATIENCE, Servers};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -139,7 +139,7 @@ impl Service {
     /// Kills it.
     pub fn kill(&self) {
         self.process.signal(libc::SIGKILL);
-        self.process.wait(Duration::from_secs(10)).expect("a killed process ends");
+        self.process.wait(PATIENCE).expect("a killed process ends");
     }
 }
 

@@ -1,7 +1,7 @@
 //! A real Apache Kafka (KRaft, one node; [`crate::cluster`] has several) and a plain client for the tests' own messages.
 
 use crate::process::Process;
-use crate::{free_port, setup_variable};
+use crate::{PATIENCE, free_port, setup_variable};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+
+/// How long a broker may take over a topic.
+const OPERATION: Duration = Duration::from_secs(600);
 
 /// Sixteen bytes made from a text, as Kafka wants its cluster ids.
 pub(crate) fn base64_url_16(text: &str) -> String {
@@ -149,7 +152,7 @@ impl Kafka {
     }
 
     fn wait_until_up(&self) {
-        self.wait_for_brokers(1, Duration::from_secs(180), || {
+        self.wait_for_brokers(1, PATIENCE, || {
             let process = self.server.as_ref().map(Server::process);
             if let Some(process) = process.filter(|p| p.ended().is_some()) {
                 panic!("Kafka ended:\n{}", process.output());
@@ -171,7 +174,7 @@ impl Kafka {
     pub fn kill(&self) {
         if let Some(server) = &self.server {
             server.process().signal(libc::SIGKILL);
-            server.process().wait(Duration::from_secs(10)).expect("a killed process ends");
+            server.process().wait(PATIENCE).expect("a killed process ends");
         }
     }
 
@@ -213,7 +216,8 @@ impl Kafka {
     pub fn create_topic(&self, topic: &str, partitions: i32) {
         self.admin(async |admin| {
             let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replicas));
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+            let options =
+                AdminOptions::new().operation_timeout(Some(OPERATION)).request_timeout(Some(OPERATION));
             for result in admin.create_topics([&new], &options).await.expect("the broker answers") {
                 result.expect("the topic is new");
             }
@@ -223,7 +227,8 @@ impl Kafka {
     /// Raises the number of a topic's partitions to this.
     pub fn grow_topic(&self, topic: &str, partitions: usize) {
         self.admin(async |admin| {
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+            let options =
+                AdminOptions::new().operation_timeout(Some(OPERATION)).request_timeout(Some(OPERATION));
             let new = NewPartitions::new(topic, partitions);
             for result in admin.create_partitions([&new], &options).await.expect("the broker answers") {
                 result.expect("the topic grows");
@@ -236,7 +241,8 @@ impl Kafka {
         self.admin(async |admin| {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+            let options =
+                AdminOptions::new().operation_timeout(Some(OPERATION)).request_timeout(Some(OPERATION));
             let done = admin.delete_records(&list, &options).await.expect("the broker answers");
             done.elements().iter().for_each(|e| e.error().expect("the records go"));
         });
@@ -256,10 +262,10 @@ impl Kafka {
             let record = BaseRecord::to(topic).partition(partition).payload(payload.as_slice());
             enqueue(&producer, record).unwrap_or_else(|e| panic!("cannot send to {topic}[{partition}]: {e}"));
             if payload.len() > 1_000_000 {
-                producer.flush(Duration::from_secs(60)).expect("delivered");
+                producer.flush(PATIENCE).expect("delivered");
             }
         }
-        producer.flush(Duration::from_secs(60)).expect("delivered");
+        producer.flush(PATIENCE).expect("delivered");
         assert_eq!(producer.in_flight_count(), 0);
     }
 
@@ -272,7 +278,8 @@ impl Kafka {
     /// Deletes a topic and waits until it is gone.
     pub fn delete_topic(&self, topic: &str) {
         self.admin(async |admin| {
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+            let options =
+                AdminOptions::new().operation_timeout(Some(OPERATION)).request_timeout(Some(OPERATION));
             for result in admin.delete_topics(&[topic], &options).await.expect("the broker answers") {
                 result.expect("the topic is there");
             }
@@ -295,7 +302,7 @@ impl Kafka {
             .expect("a producer");
         for (i, message) in messages.iter().enumerate() {
             if i > 0 && i.is_multiple_of(chunk) {
-                producer.flush(Duration::from_secs(30)).expect("delivered");
+                producer.flush(PATIENCE).expect("delivered");
                 std::thread::sleep(pause);
             }
             let mut record = BaseRecord::to(topic).key(message.key.as_str());
@@ -304,7 +311,7 @@ impl Kafka {
             }
             enqueue(&producer, record).unwrap_or_else(|e| panic!("cannot send to {topic}: {e}"));
         }
-        producer.flush(Duration::from_secs(60)).expect("delivered");
+        producer.flush(PATIENCE).expect("delivered");
         assert_eq!(producer.in_flight_count(), 0);
     }
 }

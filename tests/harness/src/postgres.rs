@@ -1,7 +1,7 @@
 //! A real PostgreSQL, run as another user where the tests run as root (it refuses root).
 
 use crate::process::{Process, is_root};
-use crate::{free_port, setup_variable};
+use crate::{PATIENCE, free_port, setup_variable};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -79,7 +79,7 @@ impl Postgres {
     pub fn crash(self) -> Stopped {
         // Immediate shutdown: sessions are cut off, recovery runs at the next start.
         self.process.signal(libc::SIGQUIT);
-        self.process.wait(Duration::from_secs(20)).expect("PostgreSQL ends");
+        self.process.wait(PATIENCE).expect("PostgreSQL ends");
         Stopped {
             folder: self.folder.clone(),
             port: self.port,
@@ -89,7 +89,7 @@ impl Postgres {
 
     fn serve(folder: &Path, port: u16, databases: u32) -> Self {
         let process = Self::launch(folder, port);
-        process.wait_for_output("ready to accept connections", Duration::from_secs(300));
+        process.wait_for_output("ready to accept connections", PATIENCE);
         Self { process, port, folder: folder.to_owned(), databases: AtomicU32::new(databases) }
     }
 
@@ -117,7 +117,7 @@ impl Postgres {
         }
         self.process = Self::launch(&self.folder, self.port);
         let start = std::time::Instant::now();
-        while start.elapsed() < Duration::from_secs(120) {
+        while start.elapsed() < PATIENCE {
             if self.process.output().contains("ready to accept connections") {
                 return Ok(());
             }
