@@ -68,6 +68,12 @@ fn main() -> ExitCode {
             ),
         }
     }
+    // Nothing run is nothing shown: a mistyped filter is no success.
+    let chosen = |name: &str| args.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    if !args.list && !trials.iter().any(|trial| chosen(trial.name())) {
+        eprintln!("no test is called `{}`; ARGS=--list shows all", args.filter.unwrap_or_default());
+        return ExitCode::FAILURE;
+    }
     let conclusion = libtest_mimic::run(&args, trials);
     servers.stop();
     conclusion.exit_code()

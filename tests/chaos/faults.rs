@@ -4,6 +4,7 @@
 use super::report::Journal;
 use super::settings::{LEASE_S, Settings};
 use super::site::{Link, Member, Site, lock};
+use crate::scenario::PATIENCE;
 use fastrand::Rng;
 use fleetscore_harness::fleetscore::Service;
 use fleetscore_harness::proxy::{Direction, Mode};
@@ -11,6 +12,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
+
+/// How long a process stays paused beyond its session for another to take its partitions over: members that were killed
+/// must be forgotten first, and SQL may be away.
+const TAKE_OVER: Duration = Duration::from_secs(20);
 
 /// What all threads share.
 pub struct Tormentor<'a> {
@@ -43,7 +48,7 @@ impl<'a> Tormentor<'a> {
             Turns { random, mean_s: mean_s * self.settings.pace() }
         };
         for member in &self.site.members {
-            let turns = turns(if member.name == "up" { 3.2 } else { 11.0 });
+            let turns = turns(if member.name == "up" { 2.8 } else { 11.0 });
             scope.spawn(move || self.torment(turns, |random| self.of_member(member, random), Some(member)));
         }
         for broker in 0..self.site.cluster.brokers() {
@@ -123,12 +128,15 @@ impl<'a> Tormentor<'a> {
             return; // `look_after` sees it next
         }
         let (kind, name) = (random.f64(), &member.name);
-        if kind < 0.7 {
+        // Where there is one process, fewer kills fall to others.
+        let kills = if member.name == "up" { 0.78 } else { 0.7 };
+        let (ended, paused) = (kills + (1.0 - kills) / 4.0, kills + (1.0 - kills) * 0.6);
+        if kind < kills {
             service.kill();
             self.journal.fault(kill_of(member), name);
             self.hold(random.f64() * 0.5);
             member.start_again(&mut service);
-        } else if kind < 0.78 {
+        } else if kind < ended {
             self.journal.fault("process stopped by SIGTERM and started", name);
             service.process.signal(libc::SIGTERM);
             // Past its `shutdown_timeout`, with servers away: status 1, and nothing is lost by it.
@@ -137,7 +145,7 @@ impl<'a> Tormentor<'a> {
                 other => self.journal.wrong(format!("{name} ended with {other:?} after SIGTERM")),
             }
             member.start_again(&mut service);
-        } else if kind < 0.88 {
+        } else if kind < paused {
             self.journal.fault("process paused for less than a session and a lease", name);
             self.pause(&service, random.f64() * 1.5 + 0.2);
         } else {
@@ -158,6 +166,26 @@ impl<'a> Tormentor<'a> {
         service.process.signal(libc::SIGCONT);
     }
 
+    /// On a machine that is busy with other work, a group under faults may never be quiet for so long that anybody has
+    /// partitions to lose: where there was no zombie, one is made when the faults are over.
+    pub fn owe_a_zombie(&self) {
+        let several = self.site.members.iter().filter(|m| m.aggregates()).count() > 1;
+        let begun = Instant::now();
+        while several && self.journal.zombies() == 0 && begun.elapsed() < PATIENCE {
+            for member in self.site.members.iter().filter(|m| m.aggregates()) {
+                self.look_after(member);
+                let service = lock(&member.service);
+                if self.held(&service, &service.process.output()).is_some() {
+                    self.journal
+                        .note(&format!("no zombie was made by the faults: {} is to be one", member.name));
+                    self.zombie(member, &service, (self.settings.session_s() + 2) as f64);
+                    break;
+                }
+            }
+            self.hold(0.5);
+        }
+    }
+
     /// What partitions a process owns, and under which epochs; `None` if SQL does not answer now.
     fn owned(&self, service: &Service) -> Option<Vec<Vec<String>>> {
         let sql = format!(
@@ -167,27 +195,46 @@ impl<'a> Tormentor<'a> {
         self.site.database.rows(&sql).ok()
     }
 
-    /// Pauses an owner of partitions past its session. Where others have taken over meanwhile, it must say when it wakes up
-    /// that it was fenced, or that its assignment was lost.
-    fn zombie(&self, member: &Member, service: &Service, seconds: f64) {
-        service.process.signal(libc::SIGSTOP);
-        let said = service.process.output();
-        let before = self.owned(service);
-        self.hold(seconds);
-        let after = self.owned(service);
-        service.process.signal(libc::SIGCONT);
-        let (Some(before), Some(after)) = (before, after) else { return };
-        // SQL names the last owner, also where it has given its partitions up in good order.
+    /// What it owns, where it has partitions by what it has said too: SQL names the last owner, also where it has given them
+    /// up in good order.
+    fn held(&self, service: &Service, said: &str) -> Option<Vec<Vec<String>>> {
         let granted =
             said.lines().rev().find(|l| l.contains("partitions granted") || l.contains("partitions revoked"));
         let believed = granted.is_some_and(|l| l.contains("granted") && !l.contains("partitions=0"));
-        if !believed || before.is_empty() || before.iter().all(|row| after.contains(row)) {
+        self.owned(service).filter(|rows| believed && !rows.is_empty())
+    }
+
+    /// Waits until others own what this process owned, unless there are none.
+    fn taken_over(&self, service: &Service, before: &[Vec<String>]) -> bool {
+        let heirs = self.site.members.iter().filter(|m| m.aggregates()).count() > 1;
+        let until = Instant::now() + TAKE_OVER;
+        loop {
+            if self.owned(service).is_some_and(|now| before.iter().any(|row| !now.contains(row))) {
+                return true;
+            }
+            if !heirs || Instant::now() >= until {
+                return false;
+            }
+            self.hold(0.5);
+        }
+    }
+
+    /// Pauses an owner of partitions past its session, and for as long as the others may need to take over while they have
+    /// faults of their own. Where they have, it must say when it wakes up that it was fenced.
+    fn zombie(&self, member: &Member, service: &Service, seconds: f64) {
+        service.process.signal(libc::SIGSTOP);
+        let said = service.process.output();
+        let before = self.held(service, &said);
+        self.hold(seconds);
+        let is_zombie = before.is_some_and(|before| self.taken_over(service, &before));
+        service.process.signal(libc::SIGCONT);
+        if !is_zombie {
             return;
         }
         self.journal.note(&format!("{} has a second owner of its partitions beside it", member.name));
         let said = said.len();
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(60) && service.process.ended().is_none() {
+        while begun.elapsed() < PATIENCE && service.process.ended().is_none() {
             let output = service.process.output();
             let new = &output[said.min(output.len())..];
             if new.contains("fenced by") {

@@ -5,6 +5,7 @@
 //! the seed, `FLEETSCORE_CHAOS_REPORT` names a file for the figures as JSON. A run that fails prints its seed and keeps
 //! its folder, where `faults.log` says what was done when.
 
+mod enough;
 mod faults;
 mod producer;
 mod report;
@@ -12,6 +13,8 @@ mod settings;
 mod site;
 mod verify;
 
+use crate::scenario::PATIENCE;
+use enough::Proved;
 use faults::Tormentor;
 use fleetscore_harness::{Servers, Test};
 use fleetscore_oracle::model_lines;
@@ -55,7 +58,10 @@ fn variable(name: &str) -> Option<u64> {
 /// All trials of this file.
 pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
     let (seconds, seed) = (variable("FLEETSCORE_CHAOS_SECONDS"), variable("FLEETSCORE_CHAOS_SEED"));
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("chaos::too_little_is_told", || {
+        enough::told();
+        Ok(())
+    })];
     for store in [Store::Postgres, Store::Sqlite] {
         let mut add = |name: &str, seed: u64| {
             let servers = servers.clone();
@@ -83,10 +89,13 @@ fn chaos(servers: &Servers, settings: &Settings) -> Test {
     let site = Site::start(servers, settings, &model_lines(&settings.fleet.models()));
     let journal = Journal::new(&site.folder.join("faults.log"));
     let outcome = catch_unwind(AssertUnwindSafe(|| run(&site, settings, &journal)));
+    if let Ok(Ok(proved)) = &outcome {
+        enough::too_little(proved).into_iter().for_each(|what| journal.wrong(what));
+    }
     journal.publish(settings);
     let mut wrong = journal.all_wrong();
     match outcome {
-        Ok(Ok(())) => {}
+        Ok(Ok(_)) => {}
         Ok(Err(e)) => wrong.push(e),
         Err(panic) => wrong.push(verify::text_of(panic)),
     }
@@ -104,7 +113,7 @@ fn chaos(servers: &Servers, settings: &Settings) -> Test {
     )))
 }
 
-fn run(site: &Site, settings: &Settings, journal: &Journal) -> Result<(), String> {
+fn run(site: &Site, settings: &Settings, journal: &Journal) -> Result<Proved, String> {
     let messages: Vec<_> = settings.fleet.messages().collect();
     let tormentor = Tormentor::new(site, settings, journal);
     let mut sender = Sender::new(site);
@@ -115,7 +124,10 @@ fn run(site: &Site, settings: &Settings, journal: &Journal) -> Result<(), String
     journal.note("the faults are over");
     let during = verify::so_far(site);
     site.heal();
-    let confirmed = sender.finish(Duration::from_secs(300))?;
+    if settings.seconds >= enough::LONG_S {
+        tormentor.owe_a_zombie();
+    }
+    let confirmed = sender.finish(PATIENCE)?;
     journal.note("everything is sent");
     verify::drained(site, settings, |member| tormentor.look_after(member))?;
     journal.note("everything is drained");

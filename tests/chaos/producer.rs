@@ -1,6 +1,7 @@
 //! Sends the fleet's messages over the time that the faults take; reads them back at the end.
 
 use super::site::{PRODUCER, Site};
+use crate::scenario::PATIENCE;
 use fleetscore_harness::kafka::enqueue;
 use fleetscore_oracle::fleet::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -136,8 +137,8 @@ pub fn read_back(site: &Site, ends: &[i64], sent: &[Message]) -> Result<Vec<Stor
     consumer.assign(&list).map_err(|e| e.to_string())?;
     let (mut stored, begun, mut at_end) = (Vec::new(), Instant::now(), BTreeSet::new());
     while at_end.len() < ends.len() {
-        if begun.elapsed() > Duration::from_secs(120) {
-            return Err(format!("{} messages read back in two minutes, not all", stored.len()));
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("{} messages read back in {PATIENCE:?}, not all", stored.len()));
         }
         let message = match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => message,

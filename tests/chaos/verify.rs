@@ -1,35 +1,37 @@
 //! The end of a run: waits until everything is worked off, then compares what users can see, through stock clients, with
 //! the oracle's computation over what a plain consumer reads back from the topic.
 
+use super::enough::Proved;
 use super::producer::{end_offsets, read_back};
 use super::report::Journal;
 use super::settings::Settings;
 use super::site::{Member, Site, lock};
 use crate::blobs::{download, in_sql, normalised, read_by};
-use crate::scenario::assert_windows;
+use crate::scenario::{PATIENCE, assert_windows_and};
 use fleetscore_harness::azurite;
 use fleetscore_harness::database::Database;
 use fleetscore_harness::wait_until;
 use fleetscore_oracle::expect::{Letter, Oracle};
 use fleetscore_oracle::fleet::Message;
-use fleetscore_oracle::{Key, Prediction, Window, predictions};
+use fleetscore_oracle::{Key, Prediction, Sums, Window, predictions};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::catch_unwind;
-use std::time::Duration;
 
 type Series = (String, String);
 
 /// How much had been done when the faults ended.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct SoFar {
-    readings: i64,
-    runs: i64,
+    readings: u64,
+    runs: u64,
 }
 
-/// What SQL shows now, if it answers.
+/// What SQL shows now.
 pub fn so_far(site: &Site) -> SoFar {
-    let ask = |sql: &str| site.database.number(sql).unwrap_or(-1);
+    let ask = |sql: &str| {
+        wait_until("SQL to answer, with no fault left", PATIENCE, || site.database.number(sql)) as u64
+    };
     SoFar {
         readings: ask("SELECT coalesce(sum(readings), 0) FROM windows"),
         runs: ask("SELECT count(*) FROM runs WHERE state = 'succeeded'"),
@@ -40,7 +42,7 @@ pub fn so_far(site: &Site) -> SoFar {
 pub fn drained(site: &Site, settings: &Settings, look_after: impl Fn(&Member)) -> Result<(), String> {
     let ends = end_offsets(site, settings.fleet.partitions)?;
     let sql = &site.database;
-    wait_until("everything to be worked off", Duration::from_secs(300), || {
+    wait_until("everything to be worked off", PATIENCE, || {
         site.members.iter().for_each(&look_after);
         let rows = sql.rows("SELECT next_offset FROM progress ORDER BY kafka_partition")?;
         let positions: Vec<i64> = rows.iter().filter_map(|r| r[0].parse().ok()).collect();
@@ -75,21 +77,22 @@ pub fn verify(
     sent: &[Message],
     confirmed: u64,
     during: SoFar,
-) -> Result<(), String> {
+) -> Result<Proved, String> {
     let ends = end_offsets(site, settings.fleet.partitions)?;
     let oracle = topic(site, settings, journal, sent, &ends)?;
     journal.verified("messages confirmed to the producer", confirmed);
-    journal.verified("readings in windows before the faults ended (of all)", during.readings.max(0) as u64);
-    journal.verified("runs that had succeeded before the faults ended", during.runs.max(0) as u64);
+    journal.verified("readings in windows before the faults ended (of all)", during.readings);
+    journal.verified("runs that had succeeded before the faults ended", during.runs);
 
     let windows = oracle.windows();
     let database = &site.database;
+    let mut predictions = 0;
     // All of it, whatever is found: one failure explains another.
     for outcome in [
-        catch_unwind(|| assert_windows(database, "windows", &windows)).map_err(text_of),
-        exact_sums(database, &windows),
+        // Values are multiples of 1/8.
+        catch_unwind(|| assert_windows_and(database, "windows", &windows, Sums::Exact)).map_err(text_of),
         letters(database, oracle.letters()).map(|n| journal.verified("dead letters equal", n)),
-        scored(database, journal, &windows, settings),
+        scored(database, journal, &windows, settings).map(|n| predictions = n),
         positions(database, journal, &ends),
         published(site, journal),
         quiet_end(site, journal),
@@ -98,13 +101,22 @@ pub fn verify(
             journal.wrong(wrong);
         }
     }
-    journal.verified(
-        "windows compared (all but sum, mean and stddev to the bit; sums too)",
-        windows.len() as u64,
-    );
+    journal.verified("windows equal (all but stddev to the bit)", windows.len() as u64);
     journal.verified("readings counted", oracle.readings());
     journal.verified("of them late", oracle.late());
-    Ok(())
+    let (kills, other_faults) = journal.counts();
+    Ok(Proved {
+        store: settings.store,
+        seconds: settings.seconds,
+        kills,
+        other_faults,
+        zombies: journal.zombies(),
+        readings_under_faults: during.readings,
+        runs_under_faults: during.runs,
+        readings: oracle.readings(),
+        windows: windows.len() as u64,
+        predictions,
+    })
 }
 
 fn positions(database: &Database, journal: &Journal, ends: &[i64]) -> Result<(), String> {
@@ -157,23 +169,6 @@ fn topic(
     journal.verified("of them twice: the producer's doing", seen.iter().filter(|n| **n > 1).count() as u64);
     journal.verified("of them out of order: the producer's doing", out_of_order);
     Ok(oracle)
-}
-
-/// Values are multiples of 1/8: sums are exact in any order of adding.
-fn exact_sums(database: &Database, windows: &BTreeMap<Key, Window>) -> Result<(), String> {
-    let sql = format!(
-        "SELECT {}, device, sensor, {} FROM windows",
-        database.micros("window_start"),
-        database.exact("\"sum\"")
-    );
-    for row in database.rows(&sql)? {
-        let key: Key = (row[0].parse().map_err(|e| format!("{e}"))?, row[1].clone(), row[2].clone());
-        let sum: f64 = row[3].parse().map_err(|e| format!("{key:?}: {e}"))?;
-        if windows.get(&key).is_none_or(|w| w.sum != sum) {
-            return Err(format!("the sum of {key:?} is {sum}, not {:?}", windows.get(&key).map(|w| w.sum)));
-        }
-    }
-    Ok(())
 }
 
 /// The first few of what one side has and the other has not.
@@ -233,13 +228,13 @@ fn letters(database: &Database, wanted: &[Letter]) -> Result<u64, String> {
     differences("dead letters", rows, wanted)
 }
 
-/// Every prediction: labels, decisions, and rows for what is missing.
+/// Every prediction: labels, decisions, and rows for what is missing; how many have a decision.
 fn scored(
     database: &Database,
     journal: &Journal,
     windows: &BTreeMap<Key, Window>,
     settings: &Settings,
-) -> Result<(), String> {
+) -> Result<u64, String> {
     let models = settings.fleet.models();
     let expected = predictions(windows, &models);
     let rows = database.rows(&format!(
@@ -262,7 +257,8 @@ fn scored(
     }
     let mut take = |status: &str| by_status.remove(status).unwrap_or_default();
     let keys = expected.keys().cloned().collect();
-    journal.verified("predictions equal", differences("predictions", take("scored"), keys)?);
+    let equal = differences("predictions", take("scored"), keys)?;
+    journal.verified("predictions equal", equal);
     let unmodelled: Vec<Key> =
         windows.keys().filter(|k| !models.contains_key(&(k.1.clone(), k.2.clone()))).cloned().collect();
     let count = differences("series without a model", take("no_model"), unmodelled)?;
@@ -272,17 +268,17 @@ fn scored(
     journal.verified("intervals that late readings brought to life, without rows for silent series", sparse);
     match by_status.first_key_value() {
         Some((status, keys)) => Err(format!("{} predictions are `{status}`: {:?}", keys.len(), keys.first())),
-        None => Ok(()),
+        None => Ok(equal),
     }
 }
 
 fn one(key: &Key, label: &str, decision: &str, wanted: Option<&Prediction>) -> Result<(), String> {
     let wanted = wanted.ok_or_else(|| format!("a prediction of {key:?}, of which none is expected"))?;
-    let decision: f64 = decision.parse().map_err(|e| format!("the decision of {key:?}: {e}"))?;
-    if label != wanted.label.to_string() || (decision - wanted.decision).abs() > 1e-14 {
-        return Err(format!("{key:?} is {label} by {decision}, not {wanted:?}"));
-    }
-    Ok(())
+    let shown = Prediction {
+        label: label.parse().map_err(|e| format!("the label of {key:?}: {e}"))?,
+        decision: decision.parse().map_err(|e| format!("the decision of {key:?}: {e}"))?,
+    };
+    wanted.differs(&shown).map_or(Ok(()), |what| Err(format!("the prediction of {key:?}: {what}")))
 }
 
 /// Which rows silent series must have: one for each model without data in each interval that has data, but for intervals
