@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use fleetscore_benchmarks::live::{Load, Server, Site, rate};
-use fleetscore_benchmarks::outages::{Scenario, measure, report};
+use fleetscore_benchmarks::outages::{NOTICE_SECONDS, Scenario, measure, report};
 use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::{Result, command};
 use fleetscore_harness::Servers;
@@ -75,7 +75,13 @@ fn run(args: &Args) -> Result<()> {
             rate.readings_a_second
         }
     };
-    let scenario = Scenario { load, rate, seconds: args.seconds, lead_seconds: args.lead };
+    let scenario = Scenario {
+        load,
+        rate,
+        seconds: args.seconds,
+        lead_seconds: args.lead,
+        notice_seconds: NOTICE_SECONDS,
+    };
     let mut all = Vec::new();
     for server in &args.servers {
         let measured = measure(&mut site, &servers, &scenario, *server).inspect_err(|_| servers.keep())?;

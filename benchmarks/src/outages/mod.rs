@@ -1,14 +1,17 @@
 //! Each server in turn is away while readings go on coming at full rate: what the processes hold and say meanwhile, how
 //! soon the backlog is worked off, and whether the result is exact.
 
+mod tables;
+mod verdict;
+
 use crate::Result;
 use crate::live::compare::{Compared, compare};
-use crate::live::producer::{Producer, Sent};
+use crate::live::producer::Producer;
 use crate::live::watch::{Health, look, readyz};
 use crate::live::{CHECKPOINT_S, Load, Pipeline, Server, Site, now_us};
-use crate::report::{Cell, Goal, Report, Table};
-use fleetscore_harness::Servers;
+use fleetscore_harness::{PATIENCE, Servers};
 use std::time::{Duration, Instant};
+pub use tables::report;
 
 /// How often processes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -26,7 +29,14 @@ pub struct Scenario {
     pub seconds: u64,
     /// How long readings come before that.
     pub lead_seconds: u64,
+    /// `/readyz` of each process that needs the server says so within this time. An outage lasts until it does, or until
+    /// the time is over.
+    pub notice_seconds: f64,
 }
+
+/// The greatest [`Scenario::notice_seconds`] of a measurement: an orchestrator that asks every ten seconds and believes the
+/// third answer is no later.
+pub const NOTICE_SECONDS: f64 = 60.0;
 
 /// What a process did.
 #[derive(Debug, Clone)]
@@ -45,7 +55,8 @@ pub struct Watched {
     pub noticed_s: Option<f64>,
     /// What it said then, the longest-lived of its answers.
     pub said: Option<String>,
-    /// Share of the answers while the server was away, after the first such, that were not ready.
+    /// Share of the answers while the server was away that were not ready: of a process that needs it, of those from the
+    /// first such on.
     pub unready: f64,
     /// Seconds from the server's return until it was ready again for good.
     pub ready_again_s: Option<f64>,
@@ -107,6 +118,18 @@ impl Watch<'_> {
         Ok(())
     }
 
+    /// Whether every process that needs a server has said since this time that it is not ready.
+    fn noticed(&self, server: Server, since_s: f64) -> bool {
+        let said = |answers: &Answers| answers.iter().any(|(t, h)| *t >= since_s && !h.ready);
+        let mut processes = self.pipeline.processes.iter().zip(&self.answers);
+        processes.all(|(process, answers)| !server.needed_by().contains(&process.role) || said(answers))
+    }
+
+    /// Whether every process said last that it is ready.
+    fn ready(&self) -> bool {
+        self.answers.iter().all(|answers| answers.last().is_some_and(|(_, h)| h.ready))
+    }
+
     /// Whether all is done but for what came within two checkpoints.
     fn caught_up(&mut self) -> Result<bool> {
         let behind_us = self.producer.due_us() - self.producer.event_us();
@@ -137,13 +160,15 @@ pub fn measure(site: &mut Site, servers: &Servers, scenario: &Scenario, server: 
     let (gone_s, (_, sent_before)) = (watch.now(), producer.sent());
     site.take_away(server)?;
     watch.until(gone_s + scenario.seconds as f64)?;
+    while !watch.noticed(server, gone_s) && watch.now() < gone_s + scenario.notice_seconds {
+        watch.tick()?;
+    }
     site.bring_back();
     let back_s = watch.now();
     let due_us = producer.due_us();
     producer.set_speed(AFTERWARDS);
 
     let mut came = None;
-    let patience = back_s + 120.0 + 10.0 * scenario.seconds as f64;
     loop {
         watch.tick()?;
         if producer.event_us() >= due_us - 1_000_000 {
@@ -153,7 +178,7 @@ pub fn measure(site: &mut Site, servers: &Servers, scenario: &Scenario, server: 
         if came.is_some() && watch.caught_up().unwrap_or(false) {
             break;
         }
-        if watch.now() > patience {
+        if watch.now() > back_s + PATIENCE.as_secs_f64() {
             return Err(format!(
                 "the backlog is not worked off {:.0} s after the return",
                 watch.now() - back_s
@@ -162,11 +187,14 @@ pub fn measure(site: &mut Site, servers: &Servers, scenario: &Scenario, server: 
         }
     }
     let caught_s = watch.now();
-    // Health is to stay as it is now.
+    // Health is to stay as it is now; what is caught up may say so only in a while.
     watch.until(caught_s + 3.0)?;
+    while !watch.ready() && watch.now() < caught_s + PATIENCE.as_secs_f64() {
+        watch.tick()?;
+    }
     let answers = watch.answers;
     let sent = producer.stop()?;
-    pipeline.settle(&sent, Duration::from_secs(180))?;
+    pipeline.settle(&sent, PATIENCE)?;
     let processes = watched(&pipeline, &answers, server, gone_s, back_s);
     pipeline.stop();
     let measured = Measured {
@@ -178,7 +206,7 @@ pub fn measure(site: &mut Site, servers: &Servers, scenario: &Scenario, server: 
         all: (sent.readings, sent.late),
         compared: compare(&mut pipeline.sql, &sent, &pipeline.models)?,
     };
-    judge(&measured, &sent)?;
+    verdict::judge(&measured, sent.late, scenario.notice_seconds)?;
     Ok(measured)
 }
 
@@ -192,15 +220,16 @@ fn watched(
     let of = |(process, answers): (&crate::live::Process, &Answers)| {
         let away: Vec<&(f64, Health)> =
             answers.iter().filter(|(t, _)| (gone_s..back_s).contains(t)).collect();
+        let concerned = server.needed_by().contains(&process.role);
         let first = away.iter().position(|(_, h)| !h.ready);
-        let after = first.map_or(&[][..], |i| &away[i..]);
+        let after = if concerned { first.map_or(&[][..], |i| &away[i..]) } else { &away[..] };
         let unready = after.iter().filter(|(_, h)| !h.ready).count();
         let last_unready = answers.iter().rposition(|(_, h)| !h.ready);
         let ready_again = last_unready.map_or(answers.first(), |i| answers.get(i + 1));
         let memory = look(process.service.process.id()).unwrap_or_default();
         Watched {
             role: process.role,
-            concerned: server.needed_by().contains(&process.role),
+            concerned,
             base_bytes: process.base_bytes,
             peak_bytes: memory.peak_bytes,
             bound_bytes: process.bound_bytes,
@@ -227,128 +256,4 @@ fn log_of(output: &str) -> Vec<String> {
     let says =
         |line: &str| ["waiting for", "is back after", "answers again"].iter().any(|w| line.contains(w));
     output.lines().filter(|l| says(l)).map(str::to_owned).collect()
-}
-
-/// What must hold of an outage.
-fn judge(m: &Measured, sent: &Sent) -> Result<()> {
-    let name = m.server.name();
-    if m.compared.differences > 0 {
-        let told = m.compared.told.join("\n");
-        return Err(format!("{name}: {} differences from the oracle:\n{told}", m.compared.differences).into());
-    }
-    if m.compared.windows == 0 || m.compared.predictions == 0 || sent.late == 0 {
-        return Err(format!("{name}: nothing was compared: {:?}", m.compared).into());
-    }
-    for p in &m.processes {
-        let role = p.role;
-        if p.peak_bytes == 0 || p.peak_bytes > p.bound_bytes {
-            return Err(format!("{name}: {role} held {} of {} bytes", p.peak_bytes, p.bound_bytes).into());
-        }
-        let ended = p.log.iter().any(|l| l.contains("is back after") || l.contains("answers again"));
-        let begun = p.log.iter().any(|l| l.contains("waiting for"));
-        match (p.concerned, &p.said) {
-            (true, None) => return Err(format!("{name}: {role} was ready all the time").into()),
-            (true, Some(said)) if p.unready < 0.8 => {
-                return Err(format!("{name}: {role} was ready meanwhile, though it said `{said}`").into());
-            }
-            (false, Some(said)) => {
-                return Err(format!("{name}: {role} does not need it, but said `{said}`").into());
-            }
-            _ => {}
-        }
-        if p.ready_again_s.is_none() || (p.concerned && !(begun && ended)) {
-            return Err(format!("{name}: {role} does not say that it is over: {:?}", p.log).into());
-        }
-    }
-    Ok(())
-}
-
-/// The results as a report.
-pub fn report(report: &mut Report, scenario: &Scenario, all: &[Measured]) {
-    let load = &scenario.load;
-    report.setting(
-        "load",
-        format!(
-            "{:.0} readings/s of {} series in {} partitions, messages of 100, panes of {} s; {:.0} % of that once the server is back",
-            scenario.rate,
-            load.series(),
-            load.partitions,
-            crate::live::PANE_S,
-            AFTERWARDS * 100.0
-        ),
-    );
-    report.setting(
-        "settings",
-        "checkpoint_bytes = 64MiB, in_flight_bytes = 64MiB, checkpoint_interval = 5s, one broker",
-    );
-    report.setting("seed", load.seed.to_string());
-    let mut table = Table::new(
-        "Outages",
-        &[
-            "server",
-            "away s",
-            "readings meanwhile",
-            "caught up after s",
-            "readings in all",
-            "late",
-            "windows",
-            "predictions",
-            "dead letters",
-            "differences",
-        ],
-    );
-    for m in all {
-        let c = &m.compared;
-        table.row(vec![
-            m.server.name().into(),
-            Cell::number(m.away_s, 1),
-            m.readings.into(),
-            Cell::number(m.catch_up_s, 1),
-            m.all.0.into(),
-            m.all.1.into(),
-            c.windows.into(),
-            c.predictions.into(),
-            c.letters.into(),
-            c.differences.into(),
-        ]);
-    }
-    report.table(table);
-    let mut table = Table::new(
-        "Memory and health",
-        &[
-            "server away",
-            "process",
-            "at start MB",
-            "peak MB",
-            "bound MB",
-            "not ready after s",
-            "of answers then",
-            "ready s after the return",
-        ],
-    );
-    for (m, p) in all.iter().flat_map(|m| m.processes.iter().map(move |p| (m, p))) {
-        table.row(vec![
-            m.server.name().into(),
-            p.role.into(),
-            Cell::megabytes(p.base_bytes),
-            Cell::megabytes(p.peak_bytes),
-            Cell::megabytes(p.bound_bytes),
-            Cell::number(p.noticed_s, 1),
-            p.said.as_ref().map_or(Cell::Missing, |_| Cell::from(format!("{:.0} %", p.unready * 100.0))),
-            if p.said.is_some() { Cell::number(p.ready_again_s, 1) } else { Cell::Missing },
-        ]);
-    }
-    report.table(table);
-    let mut table = Table::new("What they said", &["server away", "process", "/readyz", "log"]);
-    for (m, p) in
-        all.iter().flat_map(|m| m.processes.iter().map(move |p| (m, p))).filter(|(_, p)| p.concerned)
-    {
-        let said = p.said.clone().unwrap_or_default();
-        table.row(vec![m.server.name().into(), p.role.into(), said.into(), p.log.join(" / ").into()]);
-    }
-    report.table(table);
-    let worst = all.iter().flat_map(|m| &m.processes).map(|p| p.peak_bytes as f64 / p.bound_bytes as f64);
-    report.goal(Goal::at_most("peak memory / bound", 1.0, worst.fold(0.0, f64::max)));
-    let differences: u64 = all.iter().map(|m| m.compared.differences).sum();
-    report.goal(Goal::at_most("differences from the oracle", 0.0, differences as f64));
 }
