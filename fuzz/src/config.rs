@@ -105,7 +105,7 @@ fn each_names_its_setting(mistakes: &str) {
     for line in lines {
         count += 1;
         let line = line.strip_prefix("  ").unwrap_or_else(|| panic!("a line of its own: {mistakes}"));
-        assert!(line.contains(": ") && line.ends_with(')') && !line.starts_with(':'), "{line}");
+        assert!(line.contains(": ") && line.ends_with(')') && !line.starts_with(": "), "{line}");
         assert!(!line.contains(char::is_control), "{line:?}");
     }
     assert!(count > 0, "{mistakes}");
