@@ -169,7 +169,7 @@ impl LogSource {
         let p = candidates[self.rng.usize(..candidates.len())];
         let from = self.positions[&p];
         let end = self.log.lock().unwrap()[p].len() as i64;
-        self.out.push_back(SourceEvent::EndOffset { source: partition(p), offset: end });
+        self.out.push_back(SourceEvent::EndOffset { source: partition(p), offset: end, asked_us: i64::MAX });
         if from >= end {
             if self.ended.insert(p) {
                 self.out.push_back(SourceEvent::EndOfPartition {

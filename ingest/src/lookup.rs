@@ -60,6 +60,8 @@ pub(crate) enum Answer {
         start: u64,
         /// End offset of each partition that was answered.
         ends: Vec<(TopicPartition, i64)>,
+        /// When the broker was asked for them.
+        asked_us: i64,
         /// Partitions whose log is gone, or ends before the position that was asked with.
         suspect: Vec<TopicPartition>,
     },
@@ -398,6 +400,7 @@ impl Lookup {
             // Asked by a member without partitions, to hear whether a broker answers and the topics are there.
             self.look_for_topics()?;
         }
+        let asked_us = fleetscore_schemas::time::mono_us();
         let positions: BTreeMap<&TopicPartition, i64> = partitions.iter().map(|(p, n)| (p, *n)).collect();
         let (mut ends, mut suspect) = (Vec::new(), Vec::new());
         for (topic, numbers) in by_topic(partitions.iter().map(|(p, _)| p)) {
@@ -427,7 +430,7 @@ impl Lookup {
                 ends.push((source, end));
             }
         }
-        Ok(Answer::Ends { start, ends, suspect })
+        Ok(Answer::Ends { start, ends, asked_us, suspect })
     }
 }
 

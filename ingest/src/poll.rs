@@ -218,7 +218,7 @@ impl Poller {
                     self.assign_all()?;
                 }
             }
-            Answer::Ends { start, ends, suspect } => {
+            Answer::Ends { start, ends, asked_us, suspect } => {
                 let Some(reading) = self.state.reading.as_mut().filter(|r| r.start == start) else {
                     return Ok(());
                 };
@@ -235,7 +235,7 @@ impl Poller {
                     }
                 }
                 for (source, offset) in ends {
-                    self.emit(SourceEvent::EndOffset { source, offset });
+                    self.emit(SourceEvent::EndOffset { source, offset, asked_us });
                 }
                 self.ask_ranges();
             }

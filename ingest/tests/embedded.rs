@@ -73,7 +73,7 @@ impl Member {
                 .unwrap_or_else(|_| panic!("no event; {:?}", self.handle.snapshot()))
                 .expect("the source goes on");
             match event {
-                SourceEvent::EndOffset { source, offset } => {
+                SourceEvent::EndOffset { source, offset, .. } => {
                     self.ends.insert(source, offset);
                 }
                 event => return event,

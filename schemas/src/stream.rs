@@ -92,6 +92,9 @@ pub enum SourceEvent {
         source: TopicPartition,
         /// One past the newest offset.
         offset: i64,
+        /// When the broker was asked ([`crate::time::mono_us`], or the clock that stands for it): the event may have
+        /// waited for long since, in a process that was stopped. In the future: now.
+        asked_us: i64,
     },
     /// The log is not what the position promises. Nothing is fetched from this partition until the next start.
     OffsetGap {

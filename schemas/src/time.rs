@@ -3,9 +3,17 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 /// Microseconds in one second.
 pub const US_PER_S: i64 = 1_000_000;
+
+/// Microseconds since this process first asked; never goes back.
+pub fn mono_us() -> i64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    i64::try_from(BEGAN.elapsed().as_micros()).unwrap_or(i64::MAX)
+}
 
 /// A point in time: microseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

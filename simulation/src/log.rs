@@ -24,11 +24,24 @@ pub(crate) fn partition(number: usize) -> TopicPartition {
 pub(crate) struct Partition {
     /// By offset; `None` is an offset without a record: a transaction's marker, a compacted record.
     pub(crate) records: Vec<Option<Arc<Message>>>,
+    /// When each offset came to be.
+    appended: Vec<Instant>,
     /// Everything before is deleted.
     pub(crate) earliest: i64,
 }
 
 impl Partition {
+    /// Adds an offset.
+    pub(crate) fn append(&mut self, record: Option<Arc<Message>>) {
+        self.records.push(record);
+        self.appended.push(Instant::now());
+    }
+
+    /// One past the newest offset so long before a time.
+    pub(crate) fn end_before(&self, time: Instant, long: Duration) -> i64 {
+        self.appended.partition_point(|appended| *appended + long <= time) as i64
+    }
+
     /// One past the newest offset.
     pub(crate) fn end(&self) -> i64 {
         self.records.len() as i64

@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = arguments.threads.unwrap_or(cores);
-    if let Some(seed) = arguments.seed {
+    if let Some(seed) = arguments.seed.filter(|_| !arguments.mutants) {
         let course = simulate(seed, arguments.mutant, &Parts::light(), true);
         course.trace.iter().for_each(|line| println!("{line}"));
         println!(
@@ -135,7 +135,10 @@ fn main() -> ExitCode {
             let sum = run(arguments.from, arguments.seeds, Some(mutant), 1, true);
             match sum.failed.first_key_value() {
                 Some((seed, what)) => {
-                    println!("{mutant:?}: found by seed {seed}, after {} seeds: {what}", sum.seeds)
+                    println!("{mutant:?}: found by seed {seed}, after {} seeds: {what}", sum.seeds);
+                    let name =
+                        mutant.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+                    println!("    replay: make simulate SEED={seed} MUTANT={name}");
                 }
                 None => println!("{mutant:?}: NOT FOUND within {} seeds", sum.seeds),
             }

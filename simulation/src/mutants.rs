@@ -45,7 +45,8 @@ impl Mistaken {
             let Some(row) = row else { continue };
             match self.mutant {
                 Mutant::DoubleCount if row.epoch == advance.epoch => advance.from = row.next_offset,
-                Mutant::NoFence => {
+                // Of the present owner positions are compared: this is not the mistake above.
+                Mutant::NoFence if row.epoch != advance.epoch => {
                     (advance.epoch, advance.from) = (row.epoch, row.next_offset);
                 }
                 _ => {}

@@ -321,7 +321,13 @@ impl Simulation<'_> {
             while !closing.load(SeqCst) && world.failure().is_none() {
                 let process = Arc::new(Process::new(ids.fetch_add(1, SeqCst)));
                 let store = Arc::new(SimStore { world: Arc::clone(&world), process: Arc::clone(&process) });
-                let source = SimSource::new(Arc::clone(&world), process.id, rng.u64(..), scenario.misbehaves);
+                let source = SimSource::new(
+                    Arc::clone(&world),
+                    process.id,
+                    rng.u64(..),
+                    &scenario,
+                    place.clock.clone(),
+                );
                 let options = scenario.options(&format!("p{}", process.id));
                 let clock: Arc<dyn Clock> = place.clock.clone();
                 let made = Service::new(options, store, Box::new(source), clock, Arc::clone(&engine));
@@ -417,9 +423,9 @@ fn append(world: &World, message: Message, scenario: &Scenario, rng: &mut fastra
     let mut topic = world.topic();
     let log = &mut topic.log.partitions[message.partition as usize];
     if scenario.holes != 0 && rng.u32(..scenario.holes) == 0 {
-        log.records.push(None);
+        log.append(None);
     }
-    log.records.push(Some(Arc::new(message)));
+    log.append(Some(Arc::new(message)));
 }
 
 fn all_is_committed(world: &World) -> bool {

@@ -29,6 +29,8 @@ pub(crate) struct Scenario {
     pub(crate) holes: u32,
     /// Sources hand on void batches too.
     pub(crate) misbehaves: bool,
+    /// Sources are slower than the producer.
+    pub(crate) lags: bool,
     /// How long the readings take to come in.
     pub(crate) production: Duration,
     /// Between two faults, on average.
@@ -36,7 +38,7 @@ pub(crate) struct Scenario {
     /// What goes wrong on the way to the store.
     pub(crate) odds: Odds,
     checkpoint_interval_us: i64,
-    idle_timeout_us: i64,
+    pub(crate) idle_timeout_us: i64,
     /// Memory between checkpoints, and dead letters kept in a minute: far more than there is, or next to nothing.
     checkpoint_bytes: usize,
     dead_letters_per_minute: u32,
@@ -87,6 +89,7 @@ impl Scenario {
             idle_timeout_us: [500_000, 2 * S][rng.usize(..2)],
             checkpoint_bytes: [256 << 20, 256 << 20, 1 << 10, 4 << 10][rng.usize(..4)],
             dead_letters_per_minute: [10_000, 10_000, 10_000, 0, 3][rng.usize(..5)],
+            lags: rng.u8(..4) == 0,
         }
     }
 

@@ -2,9 +2,12 @@
 //! and now and then hands on what is void.
 
 use crate::log::{SESSION, Word, broker_time, partition};
+use crate::process::SimClock;
+use crate::scenario::Scenario;
 use crate::time::{Instant, sleep};
 use crate::world::{Step, World};
 use async_trait::async_trait;
+use fleetscore_aggregator_core::Clock;
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::reading::{Messages, ReadingBatch};
 use fleetscore_schemas::stream::{Command, GapKind, ReadingSource, SourceEvent, StartPosition};
@@ -20,6 +23,7 @@ const BATCH: i64 = 12;
 /// A source of readings.
 pub(crate) struct SimSource {
     world: Arc<World>,
+    clock: Arc<SimClock>,
     id: u64,
     rng: fastrand::Rng,
     decoder: Decoder,
@@ -39,15 +43,24 @@ pub(crate) struct SimSource {
     gapped: BTreeSet<usize>,
     /// Whether it hands on stale and doubled batches too.
     misbehaves: bool,
+    /// Whether it is slower than the producer, so that there is something behind it when records are deleted.
+    lags: bool,
     stopped: bool,
 }
 
 impl SimSource {
     /// Joins the group.
-    pub(crate) fn new(world: Arc<World>, id: u64, seed: u64, misbehaves: bool) -> Self {
+    pub(crate) fn new(
+        world: Arc<World>,
+        id: u64,
+        seed: u64,
+        scenario: &Scenario,
+        clock: Arc<SimClock>,
+    ) -> Self {
         world.topic().group.join(id);
         Self {
             world,
+            clock,
             id,
             rng: fastrand::Rng::with_seed(seed),
             decoder: Decoder::new(u32::try_from(id).unwrap_or(u32::MAX), DecodeOptions::default()),
@@ -61,7 +74,8 @@ impl SimSource {
             positions: BTreeMap::new(),
             ended: BTreeMap::new(),
             gapped: BTreeSet::new(),
-            misbehaves,
+            misbehaves: scenario.misbehaves,
+            lags: scenario.lags,
             stopped: false,
         }
     }
@@ -181,7 +195,11 @@ impl SimSource {
         let topic = self.world.topic();
         let (earliest, end) = (topic.log.partitions[p].earliest, topic.log.partitions[p].end());
         drop(topic);
-        self.out.push_back(SourceEvent::EndOffset { source: partition(p), offset: end });
+        self.out.push_back(SourceEvent::EndOffset {
+            source: partition(p),
+            offset: end,
+            asked_us: self.clock.mono_us(),
+        });
         if from < earliest {
             self.gapped.insert(p);
             let kind = GapKind::OutOfRange { earliest, latest: end };
@@ -203,7 +221,8 @@ impl SimSource {
             }
             return;
         }
-        let to = (from + self.rng.i64(1..=BATCH)).min(end);
+        let most = if self.lags { 2 } else { BATCH };
+        let to = (from + self.rng.i64(1..=most)).min(end);
         if self.misbehaves && self.rng.u8(..8) == 0 {
             self.misbehave(p, from, to, end);
         }
@@ -259,8 +278,9 @@ impl ReadingSource for SimSource {
             if self.granted.is_some() && self.releasing.is_none() {
                 self.fetch();
             }
-            if self.out.is_empty() || self.rng.u8(..4) == 0 {
-                sleep(Duration::from_millis(self.rng.u64(5..80))).await;
+            if self.out.is_empty() || self.lags || self.rng.u8(..4) == 0 {
+                let most = if self.lags { 300 } else { 80 };
+                sleep(Duration::from_millis(self.rng.u64(5..most))).await;
             }
         }
     }

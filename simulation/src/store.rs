@@ -2,7 +2,7 @@
 //! sent when the sender is dead.
 
 use crate::process::Process;
-use crate::time::sleep;
+use crate::time::{Instant, sleep};
 use crate::world::{Fate, Step, World};
 use async_trait::async_trait;
 use fleetscore_schemas::reading::TopicPartition;
@@ -98,7 +98,8 @@ impl Forward for SimStore {
     }
     async fn heartbeat(&self, source: &str, owner: &str, beats: &[Heartbeat]) -> Result<Outcome> {
         let (source, owner, beats) = (source.to_owned(), owner.to_owned(), beats.to_vec());
-        self.remote(Step::Heartbeat, move |w| block_on(w.store.heartbeat(&source, &owner, &beats))).await
+        let sent = Instant::now();
+        self.remote(Step::Heartbeat, move |w| w.heartbeat(&source, &owner, &beats, sent)).await
     }
     async fn intern(&self, names: &[SeriesName], max_series: u32) -> Result<Vec<Option<SeriesId>>> {
         let names = names.to_vec();

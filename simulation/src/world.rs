@@ -6,7 +6,7 @@ use crate::mutants::{Mutant, excused};
 use crate::scenario::Scenario;
 use crate::time::Instant;
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_store::{Checkpoint, Loss, Outcome, Result, Store, StoreError};
+use fleetscore_store::{Checkpoint, Heartbeat, Loss, Outcome, Result, Store, StoreError};
 use futures_executor::block_on;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -72,6 +72,8 @@ pub(crate) enum Step {
     Rebalanced,
 }
 
+/// An end offset that was heard so long ago still counts, see `fleetscore_aggregator_core`.
+const HEARING_SLACK: Duration = Duration::from_secs(3);
 /// Thousands of times what happens in a course of events.
 const MOST_STEPS: u64 = 1_000_000;
 
@@ -145,6 +147,7 @@ pub(crate) struct World {
     odds: Mutex<Odds>,
     /// [`Mutant::Excuses`].
     excuses: bool,
+    idle_timeout: Duration,
     down: AtomicBool,
     trace: Mutex<Trace>,
     books: Mutex<Books>,
@@ -183,6 +186,7 @@ impl World {
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
             odds: Mutex::new(scenario.odds),
             excuses: mutant == Some(Mutant::Excuses),
+            idle_timeout: Duration::from_micros(scenario.idle_timeout_us.unsigned_abs()),
             down: AtomicBool::new(false),
             trace: Mutex::new(trace),
             books: Mutex::default(),
@@ -291,6 +295,33 @@ impl World {
                 "{partition}: all before {before} is said to be lost, and the log begins at {earliest}"
             ));
         }
+    }
+
+    /// The server's part of a sign of life. Who says that a partition is quiet has committed all that was in it
+    /// `idle_timeout` before (and what the broker was late to tell).
+    pub(crate) fn heartbeat(
+        &self,
+        source: &str,
+        owner: &str,
+        beats: &[Heartbeat],
+        sent: Instant,
+    ) -> Result<Outcome> {
+        let outcome = block_on(self.store.heartbeat(source, owner, beats))?;
+        let quiet: Vec<_> = beats.iter().filter(|b| b.quiet_at.is_some()).collect();
+        if outcome == Outcome::Done && !quiet.is_empty() {
+            let progress = block_on(self.store.progress())?;
+            let topic = self.topic();
+            for Heartbeat { partition, .. } in quiet {
+                let long = self.idle_timeout + HEARING_SLACK;
+                let end = topic.log.partitions[partition.partition as usize].end_before(sent, long);
+                let position =
+                    progress.rows.iter().find(|r| r.partition == *partition).map(|r| r.next_offset);
+                if position.is_none_or(|position| position < end) {
+                    self.fail(format!("{partition} is said to be quiet at {position:?}, and {end} offsets had long been there"));
+                }
+            }
+        }
+        Ok(outcome)
     }
 
     /// The server's part of a checkpoint, and a look at what it has left.

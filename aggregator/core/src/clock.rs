@@ -4,7 +4,7 @@ use fleetscore_schemas::time::Timestamp;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Wall time, which people set and which may jump, and time that only goes on.
 pub trait Clock: Send + Sync + 'static {
@@ -47,22 +47,14 @@ impl Moment {
     }
 }
 
-/// The machine's clocks.
-#[derive(Debug)]
-pub struct SystemClock {
-    started: Instant,
-}
+/// The machine's clocks; monotonic time is [`fleetscore_schemas::time::mono_us`], which sources of readings go by too.
+#[derive(Debug, Default)]
+pub struct SystemClock;
 
 impl SystemClock {
-    /// Monotonic time counts from here.
+    /// The machine's clocks.
     pub fn new() -> Self {
-        Self { started: Instant::now() }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
+        Self
     }
 }
 
@@ -72,7 +64,7 @@ impl Clock for SystemClock {
     }
 
     fn mono_us(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX)
+        fleetscore_schemas::time::mono_us()
     }
 }
 

@@ -73,16 +73,6 @@ pub(crate) struct Part {
     next_gap: Option<(i64, Loss)>,
 }
 
-impl Part {
-    /// Goes on where the log does: what is lost by that, if it was not said yet.
-    fn pass_over(&mut self) -> Option<Loss> {
-        let (earliest, loss) = self.next_gap.take()?;
-        self.position = earliest;
-        self.last_broker_time = None;
-        Some(loss)
-    }
-}
-
 #[derive(Debug, Clone)]
 struct Grant {
     assignment: u64,
@@ -198,7 +188,9 @@ impl Core {
             Event::EndOfPartition { start, source, offset } => {
                 self.end_of_partition(start, &source, offset, at)
             }
-            Event::EndOffset { source, offset } => self.end_offset(source, offset, at),
+            Event::EndOffset { source, offset, asked_us } => {
+                self.end_offset(source, offset, asked_us.min(at.mono_us));
+            }
             Event::OffsetGap { start, source, wanted, kind } => {
                 self.offset_gap(start, source, wanted, &kind, at, &mut out);
             }
@@ -338,8 +330,12 @@ impl Core {
         self.fences = 0;
         self.ends.retain(|source, _| grant.partitions.contains(source));
         for known in grant.offsets.iter().filter(|o| grant.partitions.contains(&o.source)) {
-            let ends = self.ends.entry(known.source.clone()).or_default();
-            ends.observe(at.mono_us, known.latest, self.config.idle_timeout_us);
+            // Those that are known already are not renewed: these may be older.
+            self.ends.entry(known.source.clone()).or_insert_with(|| {
+                let mut ends = EndOffsets::default();
+                ends.observe(at.mono_us, known.latest, self.config.idle_timeout_us);
+                ends
+            });
         }
         self.grant = Some(grant);
         self.claim(out);
@@ -478,64 +474,10 @@ impl Core {
         self.dirty_since_us.get_or_insert(at.mono_us);
     }
 
-    fn end_offset(&mut self, source: TopicPartition, offset: i64, at: Moment) {
+    fn end_offset(&mut self, source: TopicPartition, offset: i64, asked_us: i64) {
         if self.grant.as_ref().is_some_and(|g| g.partitions.contains(&source)) {
-            self.ends.entry(source).or_default().observe(at.mono_us, offset, self.config.idle_timeout_us);
+            self.ends.entry(source).or_default().observe(asked_us, offset, self.config.idle_timeout_us);
         }
-    }
-
-    fn offset_gap(
-        &mut self,
-        start: u64,
-        source: TopicPartition,
-        wanted: i64,
-        kind: &GapKind,
-        at: Moment,
-        out: &mut Vec<Action>,
-    ) {
-        if !self.accepting() || start != self.start {
-            return;
-        }
-        let Some(part) = self.parts.get_mut(&source).filter(|p| !p.gapped) else { return };
-        let (earliest, latest, detail) = match kind {
-            GapKind::OutOfRange { earliest, latest } if wanted < *earliest => {
-                (*earliest, *latest, format!("the broker has deleted everything before offset {earliest}"))
-            }
-            GapKind::OutOfRange { earliest, latest } => (
-                *earliest,
-                *latest,
-                format!("the log ends at offset {latest}: the topic was deleted and made again, or cut off"),
-            ),
-            GapKind::Replaced { found, earliest, latest } => (
-                *earliest,
-                *latest,
-                format!(
-                    "the record before it is another one now{}: the topic was deleted and made again",
-                    found.map_or_else(String::new, |t| format!(" (of {t})"))
-                ),
-            ),
-        };
-        if self.config.on_offset_gap == OnOffsetGap::Stop {
-            self.fail(AggregatorError::OffsetGap { partition: source, wanted, detail }, out);
-            return;
-        }
-        // A log that was made anew is read from its beginning; it is not known how much of the former one was not.
-        let loss = Loss {
-            partition: source,
-            from: wanted,
-            to: earliest.max(wanted),
-            detail: format!(
-                "{detail} (offsets {earliest} to {latest} were there); reading went on at offset {earliest}"
-            ),
-        };
-        part.gapped = true;
-        part.next_gap = Some((earliest, loss));
-        // What was read and is not stored comes first: the log may go on just where SQL stands, and an advance to there
-        // would pass the fence a second time if its outcome were unknown.
-        if part.position == part.committed {
-            self.losses.extend(part.pass_over());
-        }
-        self.dirty_since_us.get_or_insert(at.mono_us);
     }
 
     // --- answers of the store ---------------------------------------------------------------------------------------
@@ -598,6 +540,9 @@ impl Core {
 
 #[path = "core_due.rs"]
 mod due;
+
+#[path = "core_gaps.rs"]
+mod gaps;
 
 #[cfg(test)]
 #[path = "core_tests.rs"]

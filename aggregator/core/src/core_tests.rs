@@ -54,7 +54,7 @@ impl Script {
             self.core.ends.iter().filter_map(|(s, e)| Some((s.clone(), e.latest()?))).collect();
         let mut out = Vec::new();
         for (source, offset) in ends {
-            out.extend(self.step(Event::EndOffset { source, offset }));
+            out.extend(self.step(Event::EndOffset { source, offset, asked_us: self.mono }));
         }
         out.extend(self.step(Event::Tick));
         out
@@ -439,7 +439,7 @@ fn quietness_is_said_as_soon_as_it_is_true_and_taken_back_at_once() {
 #[test]
 fn a_partition_that_lags_is_not_quiet() {
     let mut s = Script::running();
-    s.step(Event::EndOffset { source: tp(0), offset: 100 });
+    s.step(Event::EndOffset { source: tp(0), offset: 100, asked_us: s.mono });
     let quiet: Vec<Vec<bool>> = (0..60)
         .filter_map(|_| {
             let out = s.pass(S);
@@ -451,11 +451,26 @@ fn a_partition_that_lags_is_not_quiet() {
     assert!(quiet.iter().all(|q| !q[0]) && quiet.last().unwrap()[1], "{quiet:?}");
 }
 
+/// Found by the simulation: a process was stopped with an end offset in its queue, and took it for the broker's word of now
+/// when it was woken.
+#[test]
+fn an_end_offset_that_has_waited_says_nothing_of_now() {
+    for waited in [false, true] {
+        let mut s = Script::running();
+        let asked_us = s.mono;
+        s.mono += 3600 * S;
+        let asked_us = if waited { asked_us } else { s.mono };
+        let out = s.step(Event::EndOffset { source: tp(0), offset: 5, asked_us });
+        let quiet = beat(&out).expect("one is due after an hour");
+        assert_eq!(quiet[0], !waited);
+    }
+}
+
 #[test]
 fn a_position_that_alone_holds_back_quietness_is_committed() {
     let mut s = Script::running();
     s.core.config.checkpoint_interval_us = 3600 * S;
-    s.step(Event::EndOffset { source: tp(0), offset: 7 });
+    s.step(Event::EndOffset { source: tp(0), offset: 7, asked_us: s.mono });
     s.step(Event::EndOfPartition { start: 1, source: tp(0), offset: 7 });
     let mut cuts = Vec::new();
     for second in 1..=40 {

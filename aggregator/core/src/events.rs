@@ -29,6 +29,8 @@ pub(crate) enum Event {
     EndOffset {
         source: TopicPartition,
         offset: i64,
+        /// When the broker was asked.
+        asked_us: i64,
     },
     OffsetGap {
         start: u64,

@@ -299,7 +299,9 @@ impl Running {
                 self.queue.push_back(Queued::End { start, source, offset });
                 Ok(())
             }
-            SourceEvent::EndOffset { source, offset } => self.step(Event::EndOffset { source, offset }),
+            SourceEvent::EndOffset { source, offset, asked_us } => {
+                self.step(Event::EndOffset { source, offset, asked_us })
+            }
             SourceEvent::OffsetGap { start, source, wanted, kind } => {
                 self.queue.push_back(Queued::Gap { start, source, wanted, kind });
                 Ok(())

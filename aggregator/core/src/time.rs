@@ -20,8 +20,11 @@ const RESOLUTION: i64 = 64;
 const HEARING_SLACK_US: i64 = 3_000_000;
 
 impl EndOffsets {
-    /// Notes what the broker says now.
+    /// Notes what the broker said when it was asked at this time; an older answer than the last one says nothing new.
     pub(crate) fn observe(&mut self, mono_us: i64, offset: i64, idle_timeout_us: i64) {
+        if self.heard_at.is_some_and(|heard| mono_us < heard) {
+            return;
+        }
         // A new offset may have been there ever since the broker was last heard: after a pause of this process (a
         // suspended machine, a stopped process) that is long ago, and nobody was reading.
         let since = self.heard_at.replace(mono_us).unwrap_or(mono_us);
