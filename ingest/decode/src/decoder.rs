@@ -26,7 +26,37 @@ pub struct Decoder {
     pub(crate) dates: Dates,
     pub(crate) scanner: Scanner,
     pub(crate) record: Record,
+    /// Readings that wait for the keys of their series.
+    pub(crate) held: Vec<Held>,
     pub(crate) out: Output,
+}
+
+/// So many series are looked up at a time: more misses of the cache than a core has under way at once.
+pub(crate) const AT_ONCE: usize = 32;
+
+/// Some bytes of a batch's payload.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    start: usize,
+    len: u32,
+}
+
+impl Place {
+    #[inline(always)]
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        self.start..self.start + self.len as usize
+    }
+}
+
+/// A reading that lacks nothing but the key of its series.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) hash: u64,
+    pub(crate) device: Place,
+    pub(crate) sensor: Place,
+    pub(crate) ts: i64,
+    pub(crate) value: f64,
+    pub(crate) span: Span,
 }
 
 /// The columns of the batch in the making.
@@ -75,6 +105,8 @@ impl Output {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Current<'b> {
     pub(crate) index: u32,
+    /// Of all messages of the batch.
+    pub(crate) payload: &'b [u8],
     pub(crate) bytes: &'b [u8],
     /// All of it is UTF-8; else each record is looked at.
     pub(crate) utf8: bool,
@@ -91,6 +123,14 @@ impl Current<'_> {
     /// All of it.
     pub(crate) fn all(&self) -> Span {
         self.span(-1, 0, self.bytes.len())
+    }
+
+    /// Where a part of this message stands in the payload of all; `None` for what does not stand there as it is.
+    #[inline(always)]
+    pub(crate) fn place(&self, part: &[u8]) -> Option<Place> {
+        // Of another allocation it is further away than the payload is long.
+        let start = (part.as_ptr() as usize).wrapping_sub(self.payload.as_ptr() as usize);
+        (start < self.payload.len()).then_some(Place { start, len: part.len() as u32 })
     }
 
     pub(crate) fn record_is_utf8(&self, span: Span) -> bool {
@@ -126,6 +166,7 @@ impl Decoder {
             dates: Dates::default(),
             scanner: Scanner::new(options.max_depth),
             record: Record::default(),
+            held: Vec::with_capacity(AT_ONCE),
             out: Output::default(),
             options,
         }
@@ -159,6 +200,7 @@ impl Decoder {
             let bytes = messages.message(index);
             let current = Current {
                 index: index as u32,
+                payload: &messages.payload,
                 bytes,
                 utf8: utf8 || std::str::from_utf8(bytes).is_ok(),
                 broker_time: messages.broker_times.get(index).copied().flatten(),
@@ -169,6 +211,7 @@ impl Decoder {
                 self.record.shrink();
             }
         }
+        self.settle(&messages.payload);
         let out = std::mem::take(&mut self.out);
         ReadingBatch {
             source,

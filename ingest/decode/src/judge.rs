@@ -1,6 +1,6 @@
 //! From the fields of an object to readings, or to the one reason why it is none.
 
-use crate::decoder::{Current, Decoder};
+use crate::decoder::{AT_ONCE, Current, Decoder, Held};
 use crate::names::{NoKey, checked};
 use crate::record::{Entry, Field, Slot};
 use fleetscore_schemas::codes::DeadLetterCode as Code;
@@ -46,21 +46,49 @@ impl Decoder {
                 self.dates.time_of(r.ts, |text| r.bytes(b, text), b, self.options.ts_unit.exponent())
             && Timestamp(ts).is_event_time()
         {
-            let hash = self.names.hash(device);
-            let limit = self.options.max_series;
-            if let Ok(key) = self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
-                return self.out.push(key, ts, value, span);
+            let hash = self.names.hash_of(self.names.hash(device), sensor);
+            if let (Some(device), Some(sensor)) = (message.place(device), message.place(sensor)) {
+                self.held.push(Held { hash, device, sensor, ts, value, span });
+                if self.held.len() == AT_ONCE {
+                    self.settle(message.payload);
+                }
+                return;
             }
         }
         self.finish_unusual(b, message, span);
+    }
+
+    /// Counts the readings that wait for the keys of their series, in order: each finds its series in the cache, where the
+    /// others' were fetched meanwhile. Whatever else is to be counted or refused comes behind them, so this is done first.
+    pub(crate) fn settle(&mut self, payload: &[u8]) {
+        let mut held = std::mem::take(&mut self.held);
+        self.names.fetch(held.iter().map(|h| h.hash));
+        let limit = self.options.max_series;
+        for Held { hash, device, sensor, ts, value, span } in held.drain(..) {
+            let (device, sensor) = (&payload[device.range()], &payload[sensor.range()]);
+            match self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
+                Ok(key) => self.out.push(key, ts, value, span),
+                Err(NoKey::Limit) => self.push_bad(span, refused_key(NoKey::Limit, limit), Vec::new()),
+                Err(NoKey::Device(why)) => {
+                    let reason = self.named(Field::Device, Code::BadName, why.into());
+                    self.push_bad(span, reason, Vec::new());
+                }
+                Err(NoKey::Sensor(why)) => {
+                    let reason = self.named(Field::Sensor, Code::BadName, why.into());
+                    self.push_bad(span, reason, Vec::new());
+                }
+            }
+        }
+        self.held = held;
     }
 
     /// Judges every rule in its order.
     #[cold]
     #[inline(never)]
     fn finish_unusual(&mut self, b: &[u8], message: &Current<'_>, span: Span) {
+        self.settle(message.payload);
         if let Err(reason) = self.judge(b, message, span) {
-            self.refuse(span, reason);
+            self.refuse(message, span, reason);
         }
     }
 
@@ -105,7 +133,7 @@ impl Decoder {
         let (Some(device), Some(sensor)) = (r.name(b, r.device), r.name(b, r.sensor)) else {
             return Err((Code::BadName, "not a name".into())); // refused above
         };
-        let hash = self.names.hash(device);
+        let hash = self.names.hash_of(self.names.hash(device), sensor);
         let limit = self.options.max_series;
         match self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
             Ok(key) => {
@@ -150,15 +178,17 @@ impl Decoder {
         let r = &self.record;
         let limit = self.options.max_series;
         let device = r.name(b, r.device).unwrap_or_default(); // checked before
-        let hash = self.names.hash(device);
+        let device_hash = self.names.hash(device);
         for (k, &Entry { sensor, value }) in r.entries.iter().enumerate() {
             let sensor = r.bytes(b, sensor);
             let counted = match checked_value(b, value) {
-                Ok(value) => self
-                    .names
-                    .key(hash, device, sensor, limit, &mut self.out.new_series)
-                    .map(|key| (key, value))
-                    .map_err(|no_key| refused_key(no_key, limit)),
+                Ok(value) => {
+                    let hash = self.names.hash_of(device_hash, sensor);
+                    self.names
+                        .key(hash, device, sensor, limit, &mut self.out.new_series)
+                        .map(|key| (key, value))
+                        .map_err(|no_key| refused_key(no_key, limit))
+                }
                 // Of two faults the name's is the code.
                 Err(reason) => Err(checked(sensor).err().map_or(reason, |why| (Code::BadName, why.into()))),
             };
@@ -180,7 +210,7 @@ impl Decoder {
         }
         let of = r.entries.len();
         let detail = format!("{} of {of} sensors refused, the others count: {detail}", refused.len());
-        self.refuse_sensors(span, (code, detail), refused);
+        self.push_bad(span, (code, detail), refused);
         Ok(())
     }
 
@@ -233,12 +263,14 @@ impl Decoder {
     /// Makes a dead letter. In a flood the details are left out: a message of eight megabytes can hold four million
     /// records that are none.
     #[cold]
-    pub(crate) fn refuse(&mut self, span: Span, reason: Reason) {
-        self.refuse_sensors(span, reason, Vec::new());
+    pub(crate) fn refuse(&mut self, message: &Current<'_>, span: Span, reason: Reason) {
+        self.settle(message.payload);
+        self.push_bad(span, reason, Vec::new());
     }
 
-    /// Makes a dead letter for some sensors of a wide object: a replay must know which ones have not counted.
-    fn refuse_sensors(&mut self, span: Span, (code, detail): Reason, sensors: Vec<String>) {
+    /// Adds a dead letter. Where it is for some sensors of a wide object they are named: a replay must know which ones have
+    /// not counted.
+    fn push_bad(&mut self, span: Span, (code, detail): Reason, sensors: Vec<String>) {
         let bad = &mut self.out.bad;
         if bad.len() < DETAILED {
             bad.push(BadRecord { span, code, detail, sensors, count: 1 });

@@ -27,7 +27,7 @@ impl Decoder {
         let b = message.bytes;
         if b.len() > self.options.max_message_bytes {
             let why = format!("{} bytes, more than {}", b.len(), self.options.max_message_bytes);
-            return self.refuse(message.all(), (Code::TooLarge, why));
+            return self.refuse(message, message.all(), (Code::TooLarge, why));
         }
         let begin = if b.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
         let i = skip_white(b, begin);
@@ -40,7 +40,7 @@ impl Decoder {
                 } else {
                     (Code::Empty, "the payload is empty or white space".into())
                 };
-                self.refuse(message.all(), reason);
+                self.refuse(message, message.all(), reason);
             }
             _ => self.other_message(message, i),
         }
@@ -90,14 +90,16 @@ impl Decoder {
     /// A message that begins with an array.
     fn array_message(&mut self, message: &Current<'_>, i: usize) {
         let b = message.bytes;
+        self.settle(message.payload);
         let mark = self.out.mark();
         match self.array(message, i) {
             ArrayEnd::Whole { elements: 0 } => {
-                self.refuse(message.all(), (Code::MissingField, "the array is empty".into()));
+                self.refuse(message, message.all(), (Code::MissingField, "the array is empty".into()));
             }
             ArrayEnd::Whole { .. } => {}
             ArrayEnd::Broken { span, broken } => {
                 if has_line_of_its_own(b, i) {
+                    self.settle(message.payload);
                     self.out.rewind(mark);
                     self.lines(message);
                 } else {
@@ -107,6 +109,7 @@ impl Decoder {
             ArrayEnd::More { span, closed } => {
                 let newline = memchr::memchr(b'\n', &b[i..]).map_or(b.len(), |n| i + n);
                 if closed <= newline && has_line_of_its_own(b, i) {
+                    self.settle(message.payload);
                     self.out.rewind(mark);
                     self.lines(message);
                 } else {
@@ -234,7 +237,7 @@ impl Decoder {
             };
             (Code::WrongType, format!("the record is {kind}, not an object"))
         });
-        self.refuse(span, reason);
+        self.refuse(message, span, reason);
     }
 
     /// Refuses what is not JSON.
@@ -244,7 +247,7 @@ impl Decoder {
             let Broken { at, expected } = broken;
             (Code::Syntax, format!("expected {expected} at byte {at} of the message"))
         });
-        self.refuse(span, reason);
+        self.refuse(message, span, reason);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the decoder does with whole messages.
 
+mod options;
 mod outcomes;
 mod properties;
 

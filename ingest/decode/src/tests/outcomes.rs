@@ -1,18 +1,17 @@
 //! Tables of odd and bad input with the exact outcome.
 
 use super::*;
-use crate::{FieldNames, TsUnit};
 use fleetscore_schemas::codes::DeadLetterCode::{self as Code, *};
 
 const TS: &str = "2026-01-01T00:00:00Z";
 
 /// A good record of sensor `s` with this value.
-fn good(value: &str) -> String {
+pub(super) fn good(value: &str) -> String {
     format!(r#"{{"device":"d","sensor":"s","ts":"{TS}","value":{value}}}"#)
 }
 
 /// A record with this text in place of one field's value.
-fn with(field: &str, text: &str) -> String {
+pub(super) fn with(field: &str, text: &str) -> String {
     let mut fields =
         [("device", "\"d\""), ("sensor", "\"s\""), ("ts", "\"2026-01-01T00:00:00Z\""), ("value", "1")];
     for (name, value) in &mut fields {
@@ -29,7 +28,7 @@ fn and(more: &str) -> String {
     format!(r#"{{"device":"d","sensor":"s","ts":"{TS}","value":1,{more}}}"#)
 }
 
-fn wide(values: &str) -> String {
+pub(super) fn wide(values: &str) -> String {
     format!(r#"{{"device":"d","ts":"{TS}","values":{values}}}"#)
 }
 
@@ -90,48 +89,45 @@ fn refused_records() -> Vec<(String, Code)> {
     ] {
         table.push((with("ts", text), TsRange));
     }
-    table.extend(
-        [
-            (r#"{}"#.to_owned(), MissingField),
-            (r#"{"x":1}"#.to_owned(), MissingField),
-            (format!(r#"{{"sensor":"s","ts":"{TS}","value":1}}"#), MissingField),
-            (format!(r#"{{"device":"d","ts":"{TS}","value":1}}"#), MissingField),
-            (r#"{"device":"d","sensor":"s","value":1}"#.to_owned(), MissingField),
-            (format!(r#"{{"device":"d","sensor":"s","ts":"{TS}"}}"#), MissingField),
-            (format!(r#"{{"Device":"d","sensor":"s","ts":"{TS}","value":1}}"#), MissingField),
-            (format!(r#"{{"ts":"{TS}","values":{{"a":1}}}}"#), MissingField),
-            (wide("{}"), MissingField),
-            (wide("null"), WrongType),
-            (wide("[1,2]"), WrongType),
-            (wide("1"), WrongType),
-            (wide("\"x\""), WrongType),
-            (wide(r#"{"a":1,"a":2}"#), DuplicateKey),
-            (wide(r#"{"a":1,"b":3,"\u0061":2}"#), DuplicateKey),
-            (wide(r#"{"a":1,"b":3}, "value": 1"#), DuplicateKey),
-            (and("\"value\":1"), DuplicateKey),
-            (and("\"value\":2"), DuplicateKey),
-            (and("\"device\":null"), DuplicateKey),
-            (and(r#""\u0064evice":"d""#), DuplicateKey),
-            (and(r#""x":1,"x":2"#), DuplicateKey),
-            (and(r#""x":1,"y":1,"\u0078":2"#), DuplicateKey),
-            (and(r#""values":{"a":1}"#), DuplicateKey),
-            (and(r#""x":"\ud800""#), Syntax),
-            (and(r#""x":"\udc00\ud800""#), Syntax),
-            (and(r#""\ud834":1"#), Syntax),
-            (with("device", r#""\ud83d\u0041""#), Syntax),
-            (with("value", &format!("{}1{}", "[".repeat(64), "]".repeat(64))), TooDeep),
-            (and(&format!("\"x\":{}{}", "[".repeat(64), "]".repeat(64))), TooDeep),
-            (and(&format!("\"x\":{}1{}", "{\"a\":".repeat(64), "}".repeat(64))), TooDeep),
-            (format!("{}{}", "[".repeat(65), "]".repeat(65)), TooDeep),
-            ("1".to_owned(), WrongType),
-            ("-1.5e3".to_owned(), WrongType),
-            ("\"text\"".to_owned(), WrongType),
-            ("null".to_owned(), WrongType),
-            ("true".to_owned(), WrongType),
-            ("false".to_owned(), WrongType),
-        ]
-        .into_iter(),
-    );
+    table.extend([
+        (r#"{}"#.to_owned(), MissingField),
+        (r#"{"x":1}"#.to_owned(), MissingField),
+        (format!(r#"{{"sensor":"s","ts":"{TS}","value":1}}"#), MissingField),
+        (format!(r#"{{"device":"d","ts":"{TS}","value":1}}"#), MissingField),
+        (r#"{"device":"d","sensor":"s","value":1}"#.to_owned(), MissingField),
+        (format!(r#"{{"device":"d","sensor":"s","ts":"{TS}"}}"#), MissingField),
+        (format!(r#"{{"Device":"d","sensor":"s","ts":"{TS}","value":1}}"#), MissingField),
+        (format!(r#"{{"ts":"{TS}","values":{{"a":1}}}}"#), MissingField),
+        (wide("{}"), MissingField),
+        (wide("null"), WrongType),
+        (wide("[1,2]"), WrongType),
+        (wide("1"), WrongType),
+        (wide("\"x\""), WrongType),
+        (wide(r#"{"a":1,"a":2}"#), DuplicateKey),
+        (wide(r#"{"a":1,"b":3,"\u0061":2}"#), DuplicateKey),
+        (wide(r#"{"a":1,"b":3}, "value": 1"#), DuplicateKey),
+        (and("\"value\":1"), DuplicateKey),
+        (and("\"value\":2"), DuplicateKey),
+        (and("\"device\":null"), DuplicateKey),
+        (and(r#""\u0064evice":"d""#), DuplicateKey),
+        (and(r#""x":1,"x":2"#), DuplicateKey),
+        (and(r#""x":1,"y":1,"\u0078":2"#), DuplicateKey),
+        (and(r#""values":{"a":1}"#), DuplicateKey),
+        (and(r#""x":"\ud800""#), Syntax),
+        (and(r#""x":"\udc00\ud800""#), Syntax),
+        (and(r#""\ud834":1"#), Syntax),
+        (with("device", r#""\ud83d\u0041""#), Syntax),
+        (with("value", &format!("{}1{}", "[".repeat(64), "]".repeat(64))), TooDeep),
+        (and(&format!("\"x\":{}{}", "[".repeat(64), "]".repeat(64))), TooDeep),
+        (and(&format!("\"x\":{}1{}", "{\"a\":".repeat(64), "}".repeat(64))), TooDeep),
+        (format!("{}{}", "[".repeat(65), "]".repeat(65)), TooDeep),
+        ("1".to_owned(), WrongType),
+        ("-1.5e3".to_owned(), WrongType),
+        ("\"text\"".to_owned(), WrongType),
+        ("null".to_owned(), WrongType),
+        ("true".to_owned(), WrongType),
+        ("false".to_owned(), WrongType),
+    ]);
     table
 }
 
@@ -208,7 +204,7 @@ fn broken_records() -> Vec<String> {
     table
 }
 
-fn value_row(value: f64) -> Row {
+pub(super) fn value_row(value: f64) -> Row {
     ("d".into(), "s".into(), NEW_YEAR, value)
 }
 
@@ -470,141 +466,4 @@ fn bytes_that_are_no_characters_spoil_their_record_alone() {
     let batch = batch_of(&mut decoder, &[b"\"\xc3", b"\xbc\"", good("1").as_bytes()]);
     assert_eq!(batch.bad.iter().map(|bad| bad.code).collect::<Vec<_>>(), [NotUtf8, NotUtf8]);
     assert_eq!(batch.readings.len(), 1);
-}
-
-#[test]
-fn the_settings_are_obeyed() {
-    let fields = FieldNames {
-        device: "a \"quoted\\name\"".into(),
-        sensor: "überlanger Sensorname".into(),
-        ts: "t".into(),
-        value: "".into(),
-        values: "vals".into(),
-    };
-    let options = DecodeOptions { fields, ts_unit: TsUnit::S, ..DecodeOptions::default() };
-    let expected = (vec![value_row(1.5)], vec![]);
-    for message in [
-        r#"{"a \"quoted\\name\"":"d","überlanger Sensorname":"s","t":1767225600,"":1.5}"#,
-        r#"{"":1.5,"t":1767225600.0000009,"\u00fcberlanger Sensorname":"s","a \"quoted\\name\"":"d"}"#,
-        r#"{"t":1767225600,"vals":{"s":1.5},"a \"quoted\\name\"":"d"}"#,
-    ] {
-        assert_eq!(decode_with(options.clone(), message.as_bytes()), expected, "{message}");
-    }
-    let (rows, bad) = decode_with(options, good("1").as_bytes());
-    assert!(rows.is_empty() && bad[0].0 == MissingField);
-
-    for (unit, number) in [
-        (TsUnit::S, "1767225600.0000015"),
-        (TsUnit::Ms, "1767225600000.0015"),
-        (TsUnit::Us, "1767225600000001.5"),
-        (TsUnit::Ns, "1767225600000001500"),
-    ] {
-        let options = DecodeOptions { ts_unit: unit, ..DecodeOptions::default() };
-        let (rows, _) = decode_with(options, with("ts", number).as_bytes());
-        assert_eq!(rows[0].2, NEW_YEAR + 1, "{unit:?}");
-    }
-
-    let options = DecodeOptions { max_depth: 1, ..DecodeOptions::default() };
-    assert_eq!(decode_with(options.clone(), good("1").as_bytes()).0.len(), 1);
-    assert_eq!(decode_with(options, wide("{\"s\":1}").as_bytes()).1[0].0, TooDeep);
-}
-
-#[test]
-fn the_brokers_time_counts_only_where_it_is_asked_for() {
-    let no_ts = br#"{"device":"d","sensor":"s","value":1}"#;
-    let options = DecodeOptions { ts_from_broker: true, ..DecodeOptions::default() };
-    let decode = |time: Option<i64>, payload: &[u8]| {
-        let mut messages = Messages::default();
-        messages.push(5, time.map(Timestamp), payload);
-        let batch =
-            Decoder::new(0, options.clone()).decode(TopicPartition::new("t", 3), 9, 4, 6, messages, &[]);
-        (rows(&batch, &mut BTreeMap::new()), batch.bad.first().map(|bad| bad.code))
-    };
-    assert_eq!(decode(Some(NEW_YEAR), no_ts).0[0].1, value_row(1.0));
-    assert_eq!(
-        decode(Some(NEW_YEAR + 5), good("1").as_bytes()).0[0].1,
-        value_row(1.0),
-        "its own time goes first"
-    );
-    assert_eq!(decode(None, no_ts).1, Some(MissingField));
-    assert_eq!(decode(Some(0), no_ts).1, Some(TsRange));
-    assert_eq!(decode(Some(NEW_YEAR), with("ts", "null").as_bytes()).1, Some(BadTime));
-    let wide = br#"{"device":"d","values":{"s":1}}"#;
-    assert_eq!(decode(Some(NEW_YEAR), wide).0[0].1, value_row(1.0));
-}
-
-#[test]
-fn the_limit_of_series_refuses_new_ones_alone() {
-    let mut decoder = Decoder::new(3, DecodeOptions { max_series: 2, ..DecodeOptions::default() });
-    let mut names = BTreeMap::new();
-    let second = with("sensor", "\"t\"");
-    let batch =
-        batch_of(&mut decoder, &[with("ts", "0").as_bytes(), good("1").as_bytes(), second.as_bytes()]);
-    assert_eq!(batch.new_series.len(), 2, "a refused record has no series");
-    assert_eq!((rows(&batch, &mut names).len(), batch.decoder), (2, 3));
-    let third = with("sensor", "\"u\"");
-    let of_both = wide(r#"{"u":1,"t":2}"#);
-    let batch = batch_of(&mut decoder, &[third.as_bytes(), good("3").as_bytes(), of_both.as_bytes()]);
-    assert!(batch.new_series.is_empty());
-    let values: Vec<_> = rows(&batch, &mut names).into_iter().map(|(_, row)| (row.1, row.3)).collect();
-    assert_eq!(values, [("s".to_owned(), 3.0), ("t".to_owned(), 2.0)]);
-    let bad: Vec<_> = batch.bad.iter().map(|bad| (bad.code, bad.span.message)).collect();
-    assert_eq!(bad, [(SeriesLimit, 0), (SeriesLimit, 2)]);
-}
-
-#[test]
-fn a_flood_is_counted_in_full() {
-    let message = format!("[{}{}]", "1,".repeat(100_000), good("1"));
-    let mut decoder = Decoder::new(0, DecodeOptions::default());
-    let broken = format!("1\nx\n{}", "1\n".repeat(1000));
-    let batch = batch_of(&mut decoder, &[message.as_bytes(), broken.as_bytes(), message.as_bytes()]);
-    assert_eq!(batch.readings.len(), 2);
-    let (one_by_one, beyond) = batch.bad.split_at(1 << 16);
-    assert!(one_by_one.iter().enumerate().all(|(k, bad)| {
-        (bad.span.position as usize, bad.span.message, bad.code, bad.count) == (k, 0, WrongType, 1)
-    }));
-    assert_eq!(batch.bad.iter().filter(|bad| !bad.detail.is_empty()).count(), 10_000);
-    let found: Vec<_> = beyond
-        .iter()
-        .map(|bad| (bad.span.message, bad.code, bad.span.position, bad.span.start, bad.span.end, bad.count))
-        .collect();
-    let rest = 100_000 - (1 << 16);
-    assert_eq!(
-        found,
-        [
-            (0, WrongType, 1 << 16, 1 + (2 << 16), 200_000, rest),
-            (1, WrongType, 0, 0, 2003, 1001),
-            (1, Syntax, 1, 2, 3, 1),
-            (2, WrongType, 0, 1, 200_000, 100_000),
-        ]
-    );
-}
-
-#[test]
-fn a_flood_that_is_read_again_as_lines_is_counted_once() {
-    // An array over several lines that breaks: what was refused in it is taken back.
-    let message = format!("[{}1\n{}\n", "1,".repeat(100_000), good("1"));
-    let batch = batch_of(&mut Decoder::new(0, DecodeOptions::default()), &[message.as_bytes()]);
-    assert_eq!((batch.bad.len(), batch.readings.len()), (1, 1));
-    assert_eq!(batch.bad[0].count, 1);
-}
-
-#[test]
-fn a_batch_says_what_it_was_given() {
-    let mut messages = Messages::default();
-    messages.push(10, Some(Timestamp(5)), b"");
-    messages.push(12, None, b"");
-    messages.push(13, Some(Timestamp(7)), good("1").as_bytes());
-    messages.push(20, Some(Timestamp(6)), b"");
-    let source = TopicPartition::new("readings", 4);
-    let batch = Decoder::new(1, DecodeOptions::default()).decode(source.clone(), 3, 9, 21, messages, &[3, 0]);
-    assert_eq!((batch.source, batch.start, batch.from, batch.to), (source, 3, 9, 21));
-    assert_eq!(batch.last_broker_time, Some(Timestamp(6)));
-    assert!(batch.permit.is_none());
-    assert_eq!(
-        batch.readings.spans,
-        [Span { message: 2, position: -1, start: 0, end: good("1").len() as u32 }]
-    );
-    let bad: Vec<_> = batch.bad.iter().map(|bad| (bad.code, bad.span.message)).collect();
-    assert_eq!(bad, [(Tombstone, 0), (Empty, 1), (Tombstone, 3)]);
 }
