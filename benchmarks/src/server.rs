@@ -25,7 +25,7 @@ pub struct Postgres {
     bin: PathBuf,
     port: u16,
     // Before the folder: the server ends first.
-    _process: Service,
+    process: Service,
     _folder: tempfile::TempDir,
 }
 
@@ -81,7 +81,12 @@ impl Postgres {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Self { bin: bin.to_owned(), port, _process: process, _folder: folder })
+        Ok(Self { bin: bin.to_owned(), port, process, _folder: folder })
+    }
+
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// A URL of a database.

@@ -1,0 +1,79 @@
+//! One core, and the time it spends.
+
+use std::time::Duration;
+
+/// What a piece of work took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    /// Of all threads of this process.
+    pub(crate) cpu: Duration,
+}
+
+impl Took {
+    /// What it takes on one core. Where others use that too, wall time says more of them than of the work.
+    pub(crate) fn one_core(self) -> Duration {
+        self.cpu
+    }
+}
+
+/// Keeps all threads of this process that begin from now on, and this one, to one core. False where the system does not
+/// know of such a thing.
+pub(crate) fn only_one() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a set of cores is plain bits, for which zeroes are a value; the call reads it and writes nothing.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(libc::sched_getcpu().max(0) as usize, &mut set);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) == 0
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// Time of the processor from when it is started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timer {
+    cpu: Duration,
+}
+
+impl Timer {
+    pub(crate) fn start() -> Self {
+        Self { cpu: process_cpu() }
+    }
+
+    pub(crate) fn took(self) -> Took {
+        Took { cpu: process_cpu().saturating_sub(self.cpu) }
+    }
+}
+
+/// Runs a piece of work.
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Took) {
+    let timer = Timer::start();
+    let done = work();
+    (done, timer.took())
+}
+
+/// Time of the processor that a process has had, of its own and of those it has waited for.
+pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: state and parent come before the 11 fields up to the times.
+    let fields = stat.rsplit_once(')').map_or("", |(_, behind)| behind).split_whitespace().skip(11).take(4);
+    // Linux counts in hundredths of a second, whatever its clock does.
+    Duration::from_millis(fields.filter_map(|f| f.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
+/// The same of a process and of all that it is the parent of.
+pub(crate) fn cpu_of_family(pid: u32) -> Duration {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    cpu_of(pid) + children.split_whitespace().map(cpu_of).sum::<Duration>()
+}
+
+/// Time of the processor that this process has had, in all threads.
+pub(crate) fn process_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid place to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,291 @@
+//! Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client that counts bytes, in the same run on the
+//! same topic.
+
+use crate::bare::{self, Consumed};
+use crate::core::{cpu_of, cpu_of_family};
+use crate::messages::{Fleet, Sums};
+use fleetscore_benchmarks::Result;
+use fleetscore_benchmarks::child::{Memory, Service};
+use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
+use fleetscore_benchmarks::server::Postgres;
+use fleetscore_harness::Servers;
+use fleetscore_harness::database::Database;
+use fleetscore_harness::kafka::{Kafka, enqueue};
+use fleetscore_store::StoreOptions;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The binary.
+    #[arg(long, env = "FLEETSCORE_BIN", value_name = "FILE")]
+    fleetscore: PathBuf,
+    /// Folder of PostgreSQL's programs.
+    #[arg(
+        long,
+        env = "FLEETSCORE_TEST_PG_BIN",
+        default_value = "/usr/lib/postgresql/15/bin",
+        value_name = "DIR"
+    )]
+    pg_bin: PathBuf,
+    /// Number of series.
+    #[arg(long, default_value_t = 10_000)]
+    series: u32,
+    /// Readings in the topic.
+    #[arg(long, default_value_t = 10_000_000)]
+    readings: usize,
+    /// Readings of one message.
+    #[arg(long, value_delimiter = ',', default_value = "1,100")]
+    packed: Vec<usize>,
+    /// Panes of a minute that the readings span.
+    #[arg(long, default_value_t = 20)]
+    panes: i64,
+    /// Repetitions of each; medians are shown.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+}
+
+const PARTITIONS: usize = 8;
+/// Longer than any consumption takes.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// One consumption to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) what: String,
+    /// From the first message read to the last one done.
+    pub(crate) seconds: f64,
+    /// Of all processes but the broker.
+    pub(crate) cpu: f64,
+    pub(crate) peak_bytes: Option<u64>,
+}
+
+/// Measures and reports.
+pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
+    let servers = Servers::new(&args.fleetscore);
+    let postgres = Postgres::start(&args.pg_bin)?;
+    report.binary(&args.fleetscore)?;
+    report.setting("server", postgres.description()?);
+    report.setting(
+        "topic",
+        format!(
+            "{PARTITIONS} partitions, one broker, {} readings of {} series in {} panes of a minute",
+            args.readings, args.series, args.panes
+        ),
+    );
+    report.setting("seconds", "from the grant of partitions to the last commit, at most checkpoint_interval = 1s after the last message; processor time of all processes but the broker, their start included");
+    for &packed in &args.packed {
+        let fleet = Fleet {
+            series: args.series,
+            readings: args.readings,
+            packed,
+            partitions: PARTITIONS,
+            panes: args.panes,
+            seed: 1,
+        };
+        let kafka = servers.kafka();
+        let topic = format!("stream-{packed}");
+        kafka.create_topic(&topic, PARTITIONS as i32);
+        let (sums, messages) = fill(&kafka, &topic, fleet)?;
+        let mut runs: Vec<Vec<Run>> = Vec::new();
+        for repeat in 0..args.repeats {
+            eprintln!("{packed} per message, repetition {repeat}");
+            let all = vec![
+                bare(&kafka, &topic, messages)?,
+                ours(
+                    args,
+                    &kafka,
+                    &topic,
+                    Store::Postgres(&postgres, &format!("stream_{packed}_{repeat}")),
+                    (sums, messages),
+                )?,
+                ours(args, &kafka, &topic, Store::Sqlite, (sums, messages))?,
+            ];
+            runs.push(all);
+        }
+        table(report, packed, sums, &runs);
+        kafka.delete_topic(&topic);
+    }
+    servers.stop();
+    Ok(())
+}
+
+fn table(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
+    let mut table = Table::new(
+        format!("Kafka, {packed} readings per message"),
+        &["to", "M readings/s", "least", "most", "/ bare", "processor s per million", "peak MB"],
+    );
+    let kinds = runs.first().map_or(0, Vec::len);
+    let rates = |kind: usize| -> Vec<f64> {
+        runs.iter().map(|all| sums.readings as f64 / all[kind].seconds / 1e6).collect()
+    };
+    let bare = median(&rates(0)).unwrap_or(f64::NAN);
+    for kind in 0..kinds {
+        let rates = rates(kind);
+        let middle = median(&rates).unwrap_or(f64::NAN);
+        let cpu: Vec<f64> = runs.iter().map(|all| all[kind].cpu / sums.readings as f64 * 1e6).collect();
+        table.row(vec![
+            runs[0][kind].what.clone().into(),
+            Cell::number(middle, 2),
+            Cell::number(rates.iter().copied().reduce(f64::min), 2),
+            Cell::number(rates.iter().copied().reduce(f64::max), 2),
+            Cell::number(middle / bare, 2),
+            Cell::number(median(&cpu), 2),
+            Cell::megabytes(runs.iter().filter_map(|all| all[kind].peak_bytes).max()),
+        ]);
+        if kind == 1 && packed == 1 {
+            report.goal(Goal::at_least("single readings into PostgreSQL / bare client", 0.8, middle / bare));
+        } else if kind == 1 {
+            report.goal(Goal::at_least(
+                format!("{packed} per message into PostgreSQL, M readings/s"),
+                4.0,
+                middle,
+            ));
+        }
+    }
+    report.table(table);
+}
+
+/// Fills the topic. Returns what is in it, and how many messages.
+fn fill(kafka: &Kafka, topic: &str, fleet: Fleet) -> Result<(Sums, u64)> {
+    let producer: ThreadedProducer<DefaultProducerContext> = kafka
+        .config()
+        .set("linger.ms", "50")
+        .set("batch.size", "1000000")
+        .set("queue.buffering.max.kbytes", "500000")
+        .set("queue.buffering.max.messages", "2000000")
+        .create()?;
+    let begun = Instant::now();
+    let (batches, sums) = fleet.batches();
+    let mut sent = 0;
+    for batch in &batches {
+        for m in 0..batch.messages.len() {
+            let record =
+                BaseRecord::to(topic).partition(batch.partition as i32).payload(batch.messages.message(m));
+            enqueue(&producer, record)?;
+            sent += 1;
+        }
+    }
+    producer.flush(PATIENCE)?;
+    eprintln!("{sent} messages sent in {:.1} s", begun.elapsed().as_secs_f64());
+    Ok((sums, sent))
+}
+
+/// The bare client in a process of its own.
+fn bare(kafka: &Kafka, topic: &str, messages: u64) -> Result<Run> {
+    let Consumed { seconds, cpu, peak_bytes } =
+        bare::in_a_process(&kafka.bootstrap, topic, PARTITIONS, messages)?;
+    Ok(Run { what: "bytes counted by librdkafka's batch call".into(), seconds, cpu, peak_bytes })
+}
+
+enum Store<'a> {
+    Postgres(&'a Postgres, &'a str),
+    Sqlite,
+}
+
+/// `fleetscore aggregate` until all of the topic is committed.
+fn ours(
+    args: &Args,
+    kafka: &Kafka,
+    topic: &str,
+    store: Store<'_>,
+    (sums, messages): (Sums, u64),
+) -> Result<Run> {
+    let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
+    let (what, url) = match &store {
+        Store::Postgres(server, name) => ("windows in PostgreSQL", server.database(name)?),
+        Store::Sqlite => {
+            ("windows in SQLite", format!("sqlite:{}", folder.path().join("fleetscore.db").display()))
+        }
+    };
+    let servers_before = match &store {
+        Store::Postgres(server, _) => cpu_of_family(server.id()),
+        Store::Sqlite => Duration::ZERO,
+    };
+    let log = folder.path().join("aggregate.log");
+    let mut command = Command::new(&args.fleetscore);
+    command.args(["aggregate", "--store", &url, "--kafka", &kafka.bootstrap, "--topic", topic]);
+    command
+        .args(["--max-disorder", "10s", "--checkpoint-interval", "1s", "--data-dir"])
+        .arg(folder.path().join("data"));
+    let mut service = Service::start(command, &log, libc::SIGTERM)?;
+    let mut memory = Memory::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log));
+    let cpu = cpu_of(service.id());
+    service.stop();
+    let seconds = looked?;
+    check(&url, sums)?;
+    let of_server = match &store {
+        Store::Postgres(server, _) => cpu_of_family(server.id()).saturating_sub(servers_before),
+        Store::Sqlite => Duration::ZERO,
+    };
+    if let Store::Postgres(server, name) = &store {
+        server.drop_database(name)?;
+    }
+    Ok(Run {
+        what: what.into(),
+        seconds,
+        cpu: (cpu + of_server).as_secs_f64(),
+        peak_bytes: memory.peak_bytes,
+    })
+}
+
+/// Waits for the last commit. Returns the seconds from when partitions were granted.
+async fn watch(
+    service: &mut Service,
+    memory: &mut Memory,
+    url: &str,
+    messages: u64,
+    log: &Path,
+) -> Result<f64> {
+    let (begun, mut first, mut store) = (Instant::now(), None, None);
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        memory.look(service.id());
+        if let Some(status) = service.ended() {
+            return Err(format!(
+                "`fleetscore aggregate` ended with {status}:\n{}",
+                std::fs::read_to_string(log)?
+            )
+            .into());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err("it takes for ever".into());
+        }
+        if first.is_none() {
+            first = std::fs::read_to_string(log)?.contains("partitions granted").then(Instant::now);
+            continue;
+        }
+        let store = match &mut store {
+            None => store.insert(fleetscore_store::open(url, &StoreOptions::default()).await?),
+            Some(store) => store,
+        };
+        let read: i64 = store.progress().await?.rows.iter().map(|row| row.next_offset).sum();
+        if let Some(first) = first.filter(|_| read.unsigned_abs() >= messages) {
+            return Ok(first.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Fails unless SQL holds what was sent.
+fn check(url: &str, sums: Sums) -> Result<()> {
+    let database = match url.strip_prefix("sqlite:") {
+        Some(file) => Database::Sqlite { file: file.into() },
+        None => Database::Postgres { url: url.to_owned() },
+    };
+    let rows =
+        database.rows("SELECT coalesce(sum(readings), 0), coalesce(sum(sum), 0), count(*) FROM windows")?;
+    let fields: Vec<f64> = rows.concat().iter().map(|f| f.parse()).collect::<std::result::Result<_, _>>()?;
+    match fields[..] {
+        [readings, sum, windows]
+            if (readings, sum, windows) == (sums.readings as f64, sums.sum, sums.windows as f64) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("SQL holds {fields:?}, and there were {sums:?}").into()),
+    }
+}

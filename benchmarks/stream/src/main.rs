@@ -1,0 +1,54 @@
+//! `benchmarks/stream/run.sh`: from messages to windows, stage by stage.
+
+mod bare;
+mod core;
+mod decode;
+mod kafka;
+mod messages;
+mod panes;
+
+use clap::{Parser, Subcommand};
+use fleetscore_benchmarks::Result;
+use fleetscore_benchmarks::command::ended;
+use fleetscore_benchmarks::report::Report;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// From messages to windows: what each stage takes, beside others that do the same work in the same run.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Also write the results as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Messages to Arrow columns, one core.
+    Decode(decode::Args),
+    /// Messages to panes, one core, without a broker and a database.
+    Panes(panes::Args),
+    /// Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client.
+    Kafka(kafka::Args),
+    /// The bare client: what `kafka` runs beside.
+    #[command(hide = true)]
+    Bare(bare::Args),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    ended("stream", run(&args))
+}
+
+fn run(args: &Args) -> Result<()> {
+    let mut report = Report::new("The stream");
+    match &args.what {
+        What::Decode(args) => decode::run(args, &mut report)?,
+        What::Panes(args) => panes::run(args, &mut report)?,
+        What::Kafka(args) => kafka::run(args, &mut report)?,
+        What::Bare(args) => return bare::run(args),
+    }
+    report.publish(args.json.as_deref())
+}
