@@ -6,10 +6,11 @@
 //! | module | does |
 //! | --- | --- |
 //! | `plan_expr` | the user's row filter and value expression over a batch |
-//! | `plan`, `udaf` | the checkpoint's query over what is pending |
+//! | `plan`, `split`, `udaf` | the checkpoint's query over what is pending |
 
 mod plan;
 mod plan_expr;
+mod split;
 mod udaf;
 
 #[cfg(test)]

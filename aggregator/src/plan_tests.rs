@@ -109,7 +109,7 @@ fn many_rows_of_many_series_pass_the_point_where_partial_aggregation_is_skipped(
     let bytes = pending.bytes();
     let (readings, states) = pending.into_batches();
     assert!(readings.is_empty());
-    let held: usize = states.iter().map(RecordBatch::num_rows).sum();
+    let held: usize = states.parts.iter().flatten().map(RecordBatch::num_rows).sum();
     assert_eq!(bytes, held * 80, "slices of one column do not count as the whole each");
     let deltas = runtime().block_on(plans.deltas(Pending::of_states(states))).unwrap();
     check(&rows, &deltas).unwrap();

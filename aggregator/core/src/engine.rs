@@ -2,14 +2,14 @@
 
 use crate::error::AggregatorError;
 use crate::options::Options;
-use crate::pending::Pending;
+use crate::pending::{Pending, States};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{Field, Float64Type, Schema, TimestampMicrosecondType, UInt64Type};
 use async_trait::async_trait;
 use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::reading::ReadingColumns;
 use fleetscore_schemas::time::PaneGrid;
-use fleetscore_state::{Fate, Partials, accumulate::deltas_of, state_type};
+use fleetscore_state::{Fate, Partials, accumulate::Sorted, accumulate::deltas_of, state_type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ fn grouped(pending: Pending) -> Result<(Vec<u64>, ArrayRef), AggregatorError> {
             .collect();
         (of, groups.len())
     };
-    for batch in &states {
+    for batch in states.parts.iter().flatten() {
         let (of, total) = group_of(batch.column(0).as_primitive::<UInt64Type>().values());
         partials.merge(batch.column(1), &of, total).map_err(AggregatorError::internal)?;
     }
@@ -113,7 +113,8 @@ impl Engine for PlainEngine {
 
     async fn deltas(&self, pending: Pending) -> Result<RecordBatch, AggregatorError> {
         let (keys, states) = grouped(pending)?;
-        deltas_of(&keys, &[states], self.grid).map_err(AggregatorError::internal)
+        let sorted = Sorted::of(&keys, &[states]).map_err(AggregatorError::internal)?;
+        deltas_of(&[sorted], self.grid).map_err(AggregatorError::internal)
     }
 
     async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {
@@ -125,6 +126,6 @@ impl Engine for PlainEngine {
         debug_assert_eq!(keys.len(), states.len());
         let columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(keys)), states];
         let batch = RecordBatch::try_new(Arc::new(schema), columns).map_err(AggregatorError::internal)?;
-        Ok(Pending::of_states(vec![batch]))
+        Ok(Pending::of_states(States { parts: vec![vec![batch]], shift: 0 }))
     }
 }

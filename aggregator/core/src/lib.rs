@@ -34,7 +34,7 @@ pub use clock::{Clock, ManualClock, Sleep, SystemClock};
 pub use engine::{Engine, Evaluated, PlainEngine};
 pub use error::AggregatorError;
 pub use options::{OnOffsetGap, Options};
-pub use pending::Pending;
+pub use pending::{Pending, States};
 pub use replay::{ReplayReport, replay_dead_letters};
 pub use service::Service;
 pub use shared::{Handle, PartitionSnapshot, Snapshot};

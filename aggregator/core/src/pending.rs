@@ -20,15 +20,24 @@ pub struct Pending {
     values: Vec<f64>,
     rows: Vec<RecordBatch>,
     row_count: usize,
-    states: Vec<RecordBatch>,
+    states: States,
     state_bytes: usize,
 }
 
+/// Partial states: batches of columns (key, state), see [`fleetscore_state::state_type`].
+#[derive(Debug, Default)]
+pub struct States {
+    /// Parts without a key in common, as the engine has made them.
+    pub parts: Vec<Vec<RecordBatch>>,
+    /// By what it has done so.
+    pub shift: u32,
+}
+
 impl Pending {
-    /// What has taken the place of readings: columns (key, state), see [`fleetscore_state::state_type`].
-    pub fn of_states(states: Vec<RecordBatch>) -> Self {
+    /// What has taken the place of readings.
+    pub fn of_states(states: States) -> Self {
         // Not by the arrays' sizes: these may be slices of shared columns, each of which would count as the whole.
-        let state_bytes = states.iter().map(|b| b.num_rows() * STATE_BYTES).sum();
+        let state_bytes = states.parts.iter().flatten().map(|b| b.num_rows() * STATE_BYTES).sum();
         Self { states, state_bytes, ..Self::default() }
     }
 
@@ -44,7 +53,7 @@ impl Pending {
     }
 
     /// Batches of readings, with the columns of [`Self::schema`], and of states.
-    pub fn into_batches(mut self) -> (Vec<RecordBatch>, Vec<RecordBatch>) {
+    pub fn into_batches(mut self) -> (Vec<RecordBatch>, States) {
         self.freeze();
         (self.rows, self.states)
     }
@@ -73,7 +82,7 @@ impl Pending {
 
     /// Whether there is neither a reading nor a state.
     pub fn is_empty(&self) -> bool {
-        self.row_count == 0 && self.states.is_empty()
+        self.row_count == 0 && self.states.parts.iter().all(Vec::is_empty)
     }
 
     fn freeze(&mut self) {

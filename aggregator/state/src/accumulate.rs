@@ -127,29 +127,99 @@ pub fn states_of(ts: &[i64], values: &[f64]) -> ArrayRef {
     Arc::new(to_struct(&slots))
 }
 
-/// Deltas from keys (see [`crate::admit::group_key`]) and columns of states, one after the other: columns of
-/// [`delta::schema`], sorted by (pane, series).
+/// Groups in ascending order of their keys, with their states: see [`deltas_of`].
+#[derive(Debug)]
+pub struct Sorted {
+    keys: Vec<u64>,
+    states: StructArray,
+}
+
+impl Sorted {
+    /// Sorts groups; `states` are columns of states, one after the other, as many as there are keys.
+    ///
+    /// # Errors
+    /// If a column is not one of states.
+    pub fn of(keys: &[u64], states: &[ArrayRef]) -> Result<Self, ArrowError> {
+        let mut slots: Vec<Slot> = Vec::with_capacity(keys.len());
+        for column in states {
+            let columns = StateColumns::of(column)?;
+            slots.extend((0..column.len()).map(|i| columns.slot(i)));
+        }
+        if slots.len() != keys.len() {
+            let what = format!("{} keys, {} states", keys.len(), slots.len());
+            return Err(ArrowError::InvalidArgumentError(what));
+        }
+        let mut order: Vec<(u64, u32)> = keys.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
+        order.sort_unstable();
+        let sorted: Vec<Slot> = order.iter().map(|(_, i)| slots[*i as usize]).collect();
+        Ok(Self { keys: order.into_iter().map(|(key, _)| key).collect(), states: to_struct(&sorted) })
+    }
+}
+
+/// Deltas of groups (see [`crate::admit::group_key`]): columns of [`delta::schema`], sorted by (pane, series). The series of
+/// each part are above those of the parts before it, so that nothing is left to compare.
 ///
 /// # Errors
-/// If a column is not one of states.
-pub fn deltas_of(keys: &[u64], states: &[ArrayRef], grid: PaneGrid) -> Result<RecordBatch, ArrowError> {
-    let mut slots: Vec<Slot> = Vec::with_capacity(keys.len());
-    for column in states {
-        let columns = StateColumns::of(column)?;
-        slots.extend((0..column.len()).map(|i| columns.slot(i)));
+/// If Arrow refuses the columns.
+pub fn deltas_of(parts: &[Sorted], grid: PaneGrid) -> Result<RecordBatch, ArrowError> {
+    let total = parts.iter().map(|part| part.keys.len()).sum();
+    let (mut series, mut starts) = (Vec::with_capacity(total), Vec::with_capacity(total));
+    // Stretches of a part that go one behind the other: (part, from, to).
+    let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
+    let mut done = vec![0; parts.len()];
+    let next_pane = |done: &[usize]| {
+        let panes = parts.iter().zip(done).filter_map(|(part, at)| part.keys.get(*at));
+        panes.map(|key| split_key(*key).0).min()
+    };
+    while let Some(pane) = next_pane(&done) {
+        let start = grid.start_of(pane).us();
+        for (p, part) in parts.iter().enumerate() {
+            let from = done[p];
+            let to = from + part.keys[from..].partition_point(|key| split_key(*key).0 <= pane);
+            series.extend(part.keys[from..to].iter().map(|key| split_key(*key).1));
+            starts.resize(series.len(), start);
+            stretches.push((p, from, to));
+            done[p] = to;
+        }
     }
-    if slots.len() != keys.len() {
-        return Err(ArrowError::InvalidArgumentError(format!("{} keys, {} states", keys.len(), slots.len())));
-    }
-    let mut order: Vec<(u64, u32)> = keys.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
-    order.sort_unstable();
-    let sorted: Vec<Slot> = order.iter().map(|(_, i)| slots[*i as usize]).collect();
-    let series: UInt32Array = order.iter().map(|(k, _)| split_key(*k).1).collect();
-    let starts: Vec<i64> = order.iter().map(|(k, _)| grid.start_of(split_key(*k).0).us()).collect();
-    let mut columns: Vec<ArrayRef> =
-        vec![Arc::new(series), Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("UTC"))];
-    columns.extend_from_slice(to_struct(&sorted).columns());
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from(series)),
+        Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("UTC")),
+    ];
+    let columns_of = parts.iter().map(|part| StateColumns::of(&part.states)).collect::<Result<_, _>>()?;
+    let all = Joined { columns: columns_of, stretches, total };
+    let float = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let time =
+        |us: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC")) };
+    columns.extend([
+        Arc::new(Int64Array::from(all.column(|c| c.count))) as ArrayRef,
+        float(all.column(|c| c.sum)),
+        float(all.column(|c| c.m2)),
+        float(all.column(|c| c.min)),
+        float(all.column(|c| c.max)),
+        time(all.column(|c| c.first_ts)),
+        float(all.column(|c| c.first)),
+        time(all.column(|c| c.last_ts)),
+        float(all.column(|c| c.last)),
+    ]);
     RecordBatch::try_new(delta::schema(), columns)
+}
+
+/// Columns of several parts, stretch by stretch: (part, from, to).
+struct Joined<'c> {
+    columns: Vec<StateColumns<'c>>,
+    stretches: Vec<(usize, usize, usize)>,
+    total: usize,
+}
+
+impl<'c> Joined<'c> {
+    fn column<T: Copy + 'c>(&self, of: impl Fn(&StateColumns<'c>) -> &'c [T]) -> Vec<T> {
+        let mut all = Vec::with_capacity(self.total);
+        for (part, from, to) in &self.stretches {
+            all.extend_from_slice(&of(&self.columns[*part])[*from..*to]);
+        }
+        all
+    }
 }
 
 fn to_struct(slots: &[Slot]) -> StructArray {

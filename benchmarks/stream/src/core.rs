@@ -1,5 +1,6 @@
 //! One core, and the time it spends.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a piece of work took.
@@ -62,6 +63,19 @@ pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> Duration {
     let fields = stat.rsplit_once(')').map_or("", |(_, behind)| behind).split_whitespace().skip(11).take(4);
     // Linux counts in hundredths of a second, whatever its clock does.
     Duration::from_millis(fields.filter_map(|f| f.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
+/// The same of each kind of a process's threads, by their names without numbers.
+pub(crate) fn cpu_of_threads(pid: u32) -> BTreeMap<String, Duration> {
+    let mut all = BTreeMap::new();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for thread in threads {
+        let id = thread.file_name().to_string_lossy().into_owned();
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let name = name.trim().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+        *all.entry(name).or_default() += cpu_of(format!("{pid}/task/{id}"));
+    }
+    all
 }
 
 /// The same of a process and of all that it is the parent of.

@@ -2,8 +2,9 @@
 //! same topic.
 
 use crate::bare::{self, Consumed};
-use crate::core::{cpu_of, cpu_of_family};
+use crate::core::{cpu_of, cpu_of_family, cpu_of_threads};
 use crate::messages::{Fleet, Sums};
+use crate::peers::Peer;
 use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::child::{Memory, Service};
 use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
@@ -13,6 +14,7 @@ use fleetscore_harness::database::Database;
 use fleetscore_harness::kafka::{Kafka, enqueue};
 use fleetscore_store::StoreOptions;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     /// Panes of a minute that the readings span.
     #[arg(long, default_value_t = 20)]
     panes: i64,
+    /// Others on the same topic, once each: each takes minutes.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<Peer>,
     /// Repetitions of each; medians are shown.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -61,6 +66,8 @@ pub(crate) struct Run {
     /// Of all processes but the broker.
     pub(crate) cpu: f64,
     pub(crate) peak_bytes: Option<u64>,
+    /// Of `cpu`, what each kind of thread or server has had.
+    pub(crate) stages: BTreeMap<String, f64>,
 }
 
 /// Measures and reports.
@@ -106,7 +113,14 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
             ];
             runs.push(all);
         }
+        let mut peers = Vec::new();
+        for peer in args.peers.iter().filter(|p| p.takes(packed)) {
+            eprintln!("{packed} per message, {peer:?}");
+            peers.push(peer.run(&kafka.bootstrap, &topic, packed, &postgres, sums)?);
+        }
         table(report, packed, sums, &runs);
+        stages(report, packed, sums, &runs);
+        beside_peers(report, packed, sums, &runs, &peers);
         kafka.delete_topic(&topic);
     }
     servers.stop();
@@ -149,6 +163,82 @@ fn table(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
     report.table(table);
 }
 
+/// What the threads of the product do, by their names.
+const STAGES: [(&str, &str); 7] = [
+    ("rdk:broker", "librdkafka: sockets, checksums, records"),
+    ("rdk:main", "librdkafka: its own affairs"),
+    ("fleetscore-poll", "polling: batches of one partition"),
+    ("fleetscore-deco", "decoding: JSON to columns"),
+    ("tokio-rt-worker", "judging, grouping, the store's client"),
+    ("sqlite-writer", "SQLite"),
+    ("postgres", "PostgreSQL, all of its processes"),
+];
+
+/// Where the time of a reading goes.
+fn stages(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
+    let mut table = Table::new(
+        format!("Processor time of one reading, {packed} per message, ns"),
+        &["stage", "thread", "into PostgreSQL", "into SQLite"],
+    );
+    let ns = |kind: usize, name: &str| {
+        let all: Vec<f64> = runs.iter().filter_map(|all| all[kind].stages.get(name).copied()).collect();
+        median(&all).map(|s| s * 1e9 / sums.readings as f64)
+    };
+    let mut names: Vec<String> = STAGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let others = runs.iter().flatten().flat_map(|run| run.stages.keys());
+    for name in others {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    for name in names {
+        let what = STAGES.iter().find(|(known, _)| *known == name).map_or("", |(_, what)| what);
+        let (postgres, sqlite) = (ns(1, &name), ns(2, &name));
+        if postgres.unwrap_or(0.0) + sqlite.unwrap_or(0.0) >= 0.05 {
+            table.row(vec![what.into(), name.into(), Cell::number(postgres, 1), Cell::number(sqlite, 1)]);
+        }
+    }
+    report.table(table);
+}
+
+/// Ours into PostgreSQL beside the peers, in readings for each second of the processor.
+fn beside_peers(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>], peers: &[Run]) {
+    if peers.is_empty() {
+        return;
+    }
+    let readings = sums.readings as f64;
+    let cpu: Vec<f64> = runs.iter().map(|all| all[1].cpu).collect();
+    let seconds: Vec<f64> = runs.iter().map(|all| all[1].seconds).collect();
+    let (cpu, seconds) = (median(&cpu).unwrap_or(f64::NAN), median(&seconds).unwrap_or(f64::NAN));
+    let mut table = Table::new(
+        format!("Beside others, {packed} readings per message; their start is left out, ours is not"),
+        &["what", "M readings/s", "readings per processor second", "ours / this", "peak MB"],
+    );
+    table.row(vec![
+        "fleetscore, PostgreSQL".into(),
+        Cell::number(readings / seconds / 1e6, 2),
+        Cell::number(readings / cpu, 0),
+        Cell::number(1.0, 1),
+        Cell::megabytes(runs.iter().filter_map(|all| all[1].peak_bytes).max()),
+    ]);
+    let goal = if packed == 1 { 5.0 } else { 20.0 };
+    for peer in peers {
+        table.row(vec![
+            peer.what.clone().into(),
+            Cell::number(readings / peer.seconds / 1e6, 2),
+            Cell::number(readings / peer.cpu, 0),
+            Cell::number(peer.cpu / cpu, 1),
+            Cell::megabytes(peer.peak_bytes),
+        ]);
+        report.goal(Goal::at_least(
+            format!("readings per processor second, {packed} per message, beside {}", peer.what),
+            goal,
+            peer.cpu / cpu,
+        ));
+    }
+    report.table(table);
+}
+
 /// Fills the topic. Returns what is in it, and how many messages.
 fn fill(kafka: &Kafka, topic: &str, fleet: Fleet) -> Result<(Sums, u64)> {
     let producer: ThreadedProducer<DefaultProducerContext> = kafka
@@ -163,8 +253,11 @@ fn fill(kafka: &Kafka, topic: &str, fleet: Fleet) -> Result<(Sums, u64)> {
     let mut sent = 0;
     for batch in &batches {
         for m in 0..batch.messages.len() {
-            let record =
-                BaseRecord::to(topic).partition(batch.partition as i32).payload(batch.messages.message(m));
+            let payload = batch.messages.message(m);
+            // The device, as it stands in the message: some of the others need it as the key.
+            let key = payload.split(|c| *c == b'"').nth(3).unwrap_or_default();
+            let key = std::str::from_utf8(key)?;
+            let record = BaseRecord::to(topic).partition(batch.partition as i32).key(key).payload(payload);
             enqueue(&producer, record)?;
             sent += 1;
         }
@@ -178,7 +271,13 @@ fn fill(kafka: &Kafka, topic: &str, fleet: Fleet) -> Result<(Sums, u64)> {
 fn bare(kafka: &Kafka, topic: &str, messages: u64) -> Result<Run> {
     let Consumed { seconds, cpu, peak_bytes } =
         bare::in_a_process(&kafka.bootstrap, topic, PARTITIONS, messages)?;
-    Ok(Run { what: "bytes counted by librdkafka's batch call".into(), seconds, cpu, peak_bytes })
+    Ok(Run {
+        what: "bytes counted by librdkafka's batch call".into(),
+        seconds,
+        cpu,
+        peak_bytes,
+        stages: BTreeMap::new(),
+    })
 }
 
 enum Store<'a> {
@@ -215,7 +314,7 @@ fn ours(
     let mut memory = Memory::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log));
-    let cpu = cpu_of(service.id());
+    let (cpu, threads) = (cpu_of(service.id()), cpu_of_threads(service.id()));
     service.stop();
     let seconds = looked?;
     check(&url, sums)?;
@@ -226,11 +325,17 @@ fn ours(
     if let Store::Postgres(server, name) = &store {
         server.drop_database(name)?;
     }
+    let mut stages: BTreeMap<String, f64> =
+        threads.into_iter().map(|(name, cpu)| (name, cpu.as_secs_f64())).collect();
+    if !of_server.is_zero() {
+        stages.insert("postgres".into(), of_server.as_secs_f64());
+    }
     Ok(Run {
         what: what.into(),
         seconds,
         cpu: (cpu + of_server).as_secs_f64(),
         peak_bytes: memory.peak_bytes,
+        stages,
     })
 }
 

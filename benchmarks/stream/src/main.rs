@@ -6,6 +6,7 @@ mod decode;
 mod kafka;
 mod messages;
 mod panes;
+mod peers;
 
 use clap::{Parser, Subcommand};
 use fleetscore_benchmarks::Result;
