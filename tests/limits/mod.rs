@@ -93,15 +93,6 @@ fn property(fleetscore: Fleetscore, name: &str, value: &str) -> Fleetscore {
     fleetscore.env(&format!("FLEETSCORE_KAFKA_PROPERTIES__{name}"), value)
 }
 
-/// Time that a process has had on any core, user and system.
-fn cpu(service: &Service) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.process.id())).expect("it runs");
-    let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
-    let ticks: u64 =
-        after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
-}
-
 /// Memory of a process in bytes: now (`VmRSS`), or the most there was (`VmHWM`).
 fn memory(service: &Service, line: &str) -> u64 {
     Status::of(service.process.id()).expect("it runs").bytes(line).expect("the kernel says")

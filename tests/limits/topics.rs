@@ -3,6 +3,7 @@
 use super::*;
 use crate::scenario::topic;
 use fleetscore_harness::free_port;
+use fleetscore_harness::process::cpu_time;
 
 /// A process whose topic is deleted under it: it waits, says so, and does nothing else.
 fn deleted(servers: &Servers, database: &Database, policy: &str) -> (Service, String, String, Vec<Reading>) {
@@ -44,9 +45,9 @@ fn deleted(servers: &Servers, database: &Database, policy: &str) -> (Service, St
 fn assert_rests(service: &Service) {
     let mut looks = Vec::new();
     while looks.len() < 30 {
-        let (used, begun) = (cpu(service), std::time::Instant::now());
+        let (used, begun) = (cpu_time(service.process.id()).expect("it runs"), std::time::Instant::now());
         std::thread::sleep(Duration::from_secs(4));
-        let (used, passed) = (cpu(service) - used, begun.elapsed());
+        let (used, passed) = (cpu_time(service.process.id()).expect("it runs") - used, begun.elapsed());
         if used < passed / 5 {
             return;
         }

@@ -8,6 +8,7 @@ use crate::model_file::write_parquet_of;
 use crate::report::{Cell, Report, Table};
 use crate::windows::Filler;
 use crate::{Result, server};
+use fleetscore_harness::process::cpu_time;
 use fleetscore_schemas::status::RunState;
 use fleetscore_store::{RunFilter, Store};
 use std::time::{Duration, Instant};
@@ -176,7 +177,7 @@ fn transactions_since(site: &Site, before: f64) -> Result<f64> {
 
 /// Seconds of a core that these processes have used; 0 for those that ended.
 fn cpu_of(crew: &[Service]) -> f64 {
-    crew.iter().filter_map(|w| cpu_seconds(w.id())).sum()
+    crew.iter().filter_map(|w| cpu_time(w.id())).sum::<Duration>().as_secs_f64()
 }
 
 /// Seconds of a core that processes named `postgres` have used on this machine.
@@ -186,18 +187,9 @@ fn cpu_of_postgres() -> f64 {
     pids.filter(|pid| {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "postgres")
     })
-    .filter_map(cpu_seconds)
-    .sum()
-}
-
-/// User and system time, with that of children that were waited for: proc(5), fields 14 to 17 of `stat`.
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything: what follows it counts.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11..15)?.iter().filter_map(|f| f.parse::<f64>().ok()).sum::<f64>();
-    // SAFETY: no preconditions.
-    Some(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+    .filter_map(cpu_time)
+    .sum::<Duration>()
+    .as_secs_f64()
 }
 
 /// Each interval has one run that succeeded and all of its rows.

@@ -1,21 +1,8 @@
 //! One core, and the time it spends.
 
+use fleetscore_harness::process::cpu_time;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// What a piece of work took.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Took {
-    /// Of all threads of this process.
-    pub(crate) cpu: Duration,
-}
-
-impl Took {
-    /// What it takes on one core. Where others use that too, wall time says more of them than of the work.
-    pub(crate) fn one_core(self) -> Duration {
-        self.cpu
-    }
-}
 
 /// Keeps all threads of this process that begin from now on, and this one, to one core. False where the system does not
 /// know of such a thing.
@@ -44,25 +31,22 @@ impl Timer {
         Self { cpu: process_cpu() }
     }
 
-    pub(crate) fn took(self) -> Took {
-        Took { cpu: process_cpu().saturating_sub(self.cpu) }
+    /// Of all threads of this process. Where others use the cores too, wall time says more of them than of the work.
+    pub(crate) fn took(self) -> Duration {
+        process_cpu().saturating_sub(self.cpu)
     }
 }
 
 /// Runs a piece of work.
-pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Took) {
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let timer = Timer::start();
     let done = work();
     (done, timer.took())
 }
 
-/// Time of the processor that a process has had, of its own and of those it has waited for.
+/// Time of the processor that a process has had; none of one that is gone.
 pub(crate) fn cpu_of(pid: impl std::fmt::Display) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: state and parent come before the 11 fields up to the times.
-    let fields = stat.rsplit_once(')').map_or("", |(_, behind)| behind).split_whitespace().skip(11).take(4);
-    // Linux counts in hundredths of a second, whatever its clock does.
-    Duration::from_millis(fields.filter_map(|f| f.parse::<u64>().ok()).sum::<u64>() * 10)
+    cpu_time(pid).unwrap_or_default()
 }
 
 /// The same of each kind of a process's threads, by their names without numbers.

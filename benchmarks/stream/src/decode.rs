@@ -1,6 +1,6 @@
 //! Messages to Arrow columns on one core, beside serde_json on the same messages in the same run.
 
-use crate::core::{Took, timed};
+use crate::core::timed;
 use crate::messages::{Batch, Fleet, Sums};
 use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
@@ -8,6 +8,7 @@ use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::reading::TopicPartition;
 use serde::Deserialize;
 use std::hint::black_box;
+use std::time::Duration;
 
 #[derive(Deserialize)]
 #[allow(dead_code)] // parsed, not used
@@ -92,11 +93,11 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn rate(readings: u64, took: Took) -> f64 {
-    readings as f64 / took.one_core().as_secs_f64()
+pub(crate) fn rate(readings: u64, took: Duration) -> f64 {
+    readings as f64 / took.as_secs_f64()
 }
 
-fn decode(decoder: &mut Decoder, batches: Vec<Batch>, sums: Sums) -> Result<Took> {
+fn decode(decoder: &mut Decoder, batches: Vec<Batch>, sums: Sums) -> Result<Duration> {
     let source = TopicPartition::new("readings", 0);
     let (found, took) = timed(|| {
         let mut found = (0, 0.0);
@@ -115,7 +116,7 @@ fn decode(decoder: &mut Decoder, batches: Vec<Batch>, sums: Sums) -> Result<Took
 }
 
 /// What any decoder on top of serde_json would do first; names and times are not looked at.
-fn parse(batches: &[Batch], packed: usize, sums: Sums) -> Result<Took> {
+fn parse(batches: &[Batch], packed: usize, sums: Sums) -> Result<Duration> {
     let (found, took) = timed(|| -> serde_json::Result<(u64, f64)> {
         let mut found = (0, 0.0);
         for batch in batches {

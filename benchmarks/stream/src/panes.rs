@@ -1,7 +1,7 @@
 //! Messages to panes on one core, by the product's own service: a source that decodes canned messages stands for Kafka, a
 //! store that counts what a checkpoint brings stands for SQL.
 
-use crate::core::{Timer, Took, only_one};
+use crate::core::{Timer, only_one};
 use crate::decode::rate;
 use crate::messages::{Batch, Fleet, Made, PANE_US, START_US};
 use arrow::array::AsArray;
@@ -19,6 +19,7 @@ use fleetscore_store::forward::Forward;
 use fleetscore_store::{Checkpoint, MemoryStore, Outcome, PaneSettings, Store};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Flags.
@@ -126,7 +127,7 @@ pub(crate) struct Counted {
 
 /// One service over all messages. Time counts from when it knows all series, as after the first minute of its life, to the
 /// end of its last checkpoint.
-fn one(fleet: Fleet, made: Made, bytes: usize) -> Result<(Counted, Took)> {
+fn one(fleet: Fleet, made: Made, bytes: usize) -> Result<(Counted, Duration)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         let clock = Arc::new(ManualClock::new(Timestamp(START_US + fleet.panes * PANE_US + 86_400_000_000)));
@@ -290,7 +291,7 @@ impl ReadingSource for Canned {
                     None => {}
                 }
             }
-            tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+            tokio::time::sleep(Duration::from_micros(200)).await;
         }
     }
 

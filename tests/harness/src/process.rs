@@ -123,6 +123,17 @@ impl Status {
     }
 }
 
+/// Time of the processor that a process has had, with that of children that it has waited for: proc(5), fields 14 to 17 of
+/// `stat`. A thread is `PID/task/TID`. `None` where it is gone.
+pub fn cpu_time(pid: impl std::fmt::Display) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything: what follows it counts.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11..15)?.iter().filter_map(|f| f.parse::<f64>().ok()).sum::<f64>();
+    // SAFETY: no preconditions.
+    Some(Duration::from_secs_f64(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64))
+}
+
 /// Starts a child from a thread that lives as long as the tests: the kernel's death signal comes when the *thread* that
 /// started a child ends, and the threads of single tests do.
 fn spawn_for_good(command: Command) -> Child {
