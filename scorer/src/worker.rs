@@ -45,6 +45,8 @@ enum Ended {
     /// Somebody else has it, or its run is over.
     Lost,
     Failed(ScorerError),
+    /// Its models cannot be fetched just now.
+    Unfetched(ScorerError),
     /// Shutdown came first.
     GivenBack,
 }
@@ -138,7 +140,7 @@ async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &C
         shared.note_given_up(task, &why, given);
         return true;
     }
-    match attempt(shared, task, shutdown).await {
+    match attempt(shared, task, patient, shutdown).await {
         Ended::Scored(Stored { ended: Some((RunState::Skipped, _)), .. }) => {
             tracing::info!(run = %task.run_id, interval = %task.interval, "skipped: its predictions are frozen");
         }
@@ -152,6 +154,10 @@ async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &C
         Ended::GivenBack => {
             hand_back(shared, task, STOPPED, Some(Retry { after_us: 0, counts: false })).await;
         }
+        Ended::Unfetched(e) => {
+            hand_back(shared, task, &e.to_string(), Some(Retry { after_us: 0, counts: false })).await;
+            fetched(shared, task.model_set, shutdown).await;
+        }
         Ended::Failed(e) if patient && mendable(&e) && !asked_for(task) => {
             keep(shared, task, &e, shutdown).await;
             return false;
@@ -159,6 +165,18 @@ async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &C
         Ended::Failed(e) => failed(shared, task, &e).await,
     }
     true
+}
+
+/// Waits until the set can be had, or cannot for a reason that a shard's row must tell. No shard is held meanwhile: another
+/// process may have the set in memory, or a way to the storage that this one lacks.
+async fn fetched(shared: &Shared, version: i64, shutdown: &CancellationToken) {
+    let mut backoff = Backoff::new();
+    while backoff.wait(shutdown).await {
+        match shared.table(version).await {
+            Err(e) if e.is_transient() => shared.trouble("loading a model set", &e),
+            _ => return,
+        }
+    }
 }
 
 /// A failed attempt: again after a pause, or never again.
@@ -192,8 +210,13 @@ async fn hand_back(shared: &Shared, task: &Task, error: &str, retry: Option<Retr
 }
 
 /// Scores a task while its lease is renewed; a panic is its failure.
-async fn attempt(shared: &Arc<Shared>, task: &Task, shutdown: &CancellationToken) -> Ended {
-    let mut scoring = tokio::spawn(score_and_commit(shared.clone(), task.clone()));
+async fn attempt(
+    shared: &Arc<Shared>,
+    task: &Task,
+    patient: bool,
+    shutdown: &CancellationToken,
+) -> Ended {
+    let mut scoring = tokio::spawn(score_and_commit(shared.clone(), task.clone(), patient));
     let ended = tokio::select! {
         joined = &mut scoring => return match joined {
             Ok(done) => finished(done),
@@ -212,6 +235,7 @@ fn finished(done: Result<Option<Stored>>) -> Ended {
     match done {
         Ok(Some(stored)) => Ended::Scored(stored),
         Ok(None) => Ended::Lost,
+        Err(e @ ScorerError::ModelSet { transient: true, .. }) => Ended::Unfetched(e),
         Err(e) => Ended::Failed(e),
     }
 }
@@ -227,9 +251,9 @@ async fn renew(shared: &Shared, task: &Task) {
 const MET: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
 
 /// Scores and commits; transient errors are waited out for as long as the lease can be renewed, and do not count against
-/// the time that an attempt may take. Whatever broke, the whole pipeline is made again: a stream is read once. `None` =
-/// fenced.
-async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<Stored>> {
+/// the time that an attempt may take. Whatever broke, the whole pipeline is made again: a stream is read once. A service
+/// waits for its models elsewhere, without the shard. `None` = fenced.
+async fn score_and_commit(shared: Arc<Shared>, task: Task, patient: bool) -> Result<Option<Stored>> {
     let mut backoff = Backoff::new();
     let mut met = MET.iter();
     let never = CancellationToken::new();
@@ -246,6 +270,9 @@ async fn score_and_commit(shared: Arc<Shared>, task: Task) -> Result<Option<Stor
                     continue;
                 }
                 shared.trouble("scoring", &e);
+                if patient && matches!(e, ScorerError::ModelSet { .. }) {
+                    return Err(e);
+                }
                 backoff.wait(&never).await;
             }
             Err(e) => return Err(e),

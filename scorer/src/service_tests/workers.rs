@@ -214,6 +214,48 @@ async fn a_worker_that_is_told_to_stop_hands_its_shard_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_fetch_models_leaves_the_shards_to_others() {
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
+    w.activate().await;
+    w.send(0, &[(0, 1, 5.0), (1, 1, 5.0), (2, 1, 5.0)], Some(at(3)), false).await;
+    w.look().await;
+    let away = Arc::new(AtomicBool::new(true));
+    let cut_off: Loader = {
+        let away = away.clone();
+        Arc::new(move |version| match away.load(Ordering::SeqCst) {
+            true => Box::pin(async move {
+                Err(ScorerError::ModelSet { version, message: "blobs are away".into(), transient: true })
+            }),
+            false => loader()(version),
+        })
+    };
+    let cold = Arc::new(Shared::new(w.store.clone(), memory_blobs(), options(&w, "cold"), cut_off));
+    let stop = CancellationToken::new();
+    let workers: Vec<_> = (0..2).map(|_| tokio::spawn(work(cold.clone(), None, stop.clone()))).collect();
+    let handle = Handle { shared: cold };
+    until("trouble", async || {
+        handle.snapshot().trouble.is_some_and(|t| t.starts_with("waiting for blob storage: "))
+    })
+    .await;
+    until("another one has scored all that there is", async || {
+        w.score().await;
+        w.runs("default").await.iter().all(|r| r.2 == RunState::Partial)
+    })
+    .await;
+    // And this one goes on by itself.
+    away.store(false, Ordering::SeqCst);
+    w.send(0, &[(3, 1, 5.0)], Some(at(4)), false).await;
+    w.look().await;
+    until("its own run", async || handle.snapshot().intervals_scored == 1).await;
+    until("calm", async || handle.snapshot().trouble.is_none()).await;
+    stop.cancel();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert!(w.runs("default").await.iter().all(|r| r.2 == RunState::Partial));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shards_come_to_what_one_comes_to_and_are_published_together() {
     let spec =
         |name: &str, shards| ScheduleSpec { shards: Some(shards), ..schedule(name, 1, 1, CatchUp::All) };
