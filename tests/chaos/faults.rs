@@ -8,6 +8,7 @@ use crate::scenario::PATIENCE;
 use fastrand::Rng;
 use fleetscore_harness::fleetscore::Service;
 use fleetscore_harness::proxy::{Direction, Mode};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
@@ -138,10 +139,13 @@ impl<'a> Tormentor<'a> {
             member.start_again(&mut service);
         } else if kind < ended {
             self.journal.fault("process stopped by SIGTERM and started", name);
+            let caught = service.process.catches(libc::SIGTERM);
             service.process.signal(libc::SIGTERM);
             // Past its `shutdown_timeout`, with servers away: status 1, and nothing is lost by it.
             match service.process.wait(Duration::from_secs(40)) {
                 Some(status) if status.code().is_some_and(|c| c < 2) => {}
+                // It had only just been started.
+                Some(status) if !caught && status.signal() == Some(libc::SIGTERM) => {}
                 other => self.journal.wrong(format!("{name} ended with {other:?} after SIGTERM")),
             }
             member.start_again(&mut service);

@@ -48,6 +48,14 @@ impl Process {
         }
     }
 
+    /// Whether it has set a handler for a signal by now, as Linux says: one that has just begun has none.
+    pub fn catches(&self, signal: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+    }
+
     /// Its status if it has ended.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.child.lock().expect("no test panics while it holds this lock").try_wait().ok().flatten()
