@@ -172,4 +172,12 @@ async fn notices_are_stored_with_the_positions(store: Arc<dyn Store>) {
     // The same again is fenced by its position: nothing is told twice.
     assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Fenced);
     assert_eq!(events(&*s.store).await.len(), 2);
+    // One that moves no position is not, and comes again where its outcome is unknown.
+    let to = checkpoint.advances[0].to;
+    checkpoint.advances[0].from = to;
+    checkpoint.notices.push(Notice { kind: "dead_letter_flood", detail: "another".into() });
+    for _ in 0..2 {
+        assert_eq!(s.store.checkpoint(&checkpoint).await.unwrap(), Outcome::Done);
+        assert_eq!(events(&*s.store).await.len(), 3);
+    }
 }

@@ -3,8 +3,8 @@
 use super::{Pane, State};
 use crate::batch::{WindowBuilder, for_each_delta};
 use crate::{
-    ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Event, Heartbeat, Outcome, PaneSettings,
-    ProgressRow, Result, Selection, StoreError,
+    ChangedPane, Checkpoint, Claim, DeadLetterFilter, DeadLetterRow, Event, Heartbeat, Notice, Outcome,
+    PaneSettings, ProgressRow, Result, Selection, StoreError,
 };
 use arrow::array::RecordBatch;
 use fleetscore_schemas::delta::{PaneKey, Partial};
@@ -186,14 +186,19 @@ impl State {
             );
         }
         self.losses.extend(checkpoint.losses.iter().cloned());
-        self.events.extend(checkpoint.notices.iter().map(|notice| Event {
-            at: now,
-            kind: notice.kind.to_owned(),
-            schedule: None,
-            run_id: None,
-            series: None,
-            detail: notice.detail.clone(),
-        }));
+        for Notice { kind, detail } in &checkpoint.notices {
+            if self.events.iter().any(|e| e.kind == *kind && e.detail == *detail) {
+                continue; // one that moves no position may come again after an unknown outcome
+            }
+            self.events.push(Event {
+                at: now,
+                kind: (*kind).to_owned(),
+                schedule: None,
+                run_id: None,
+                series: None,
+                detail: detail.clone(),
+            });
+        }
         for id in &checkpoint.replayed {
             if let Some(row) = self.dead_letters.get_mut(id) {
                 row.replayed_at = Some(now);

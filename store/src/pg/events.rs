@@ -1,7 +1,7 @@
 //! What happened to runs, and what an operator should know: rows that are written in the transaction that made them true.
 
 use super::types::clean;
-use crate::Result;
+use crate::{Notice, Result};
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
@@ -23,6 +23,14 @@ pub(super) async fn step(tx: &Transaction<'_>, step: Step<'_>) -> Result<()> {
     let worker = step.worker.map(clean);
     tx.execute(&statement, &[&step.run_id, &step.event, &step.shard, &worker.as_deref(), &detail.as_deref()])
         .await?;
+    Ok(())
+}
+
+/// Records a notice that is not there yet: a checkpoint that moves no position may come again after an unknown outcome.
+pub(super) async fn told_once(tx: &Transaction<'_>, notice: &Notice) -> Result<()> {
+    let sql = "INSERT INTO event_data (kind, detail)
+        SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM event_data WHERE kind = $1 AND detail = $2)";
+    tx.execute(sql, &[&notice.kind, &&*clean(&notice.detail)]).await?;
     Ok(())
 }
 

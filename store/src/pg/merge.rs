@@ -5,7 +5,7 @@
 
 use super::copy::{CopyError, copy_in};
 use super::error::is_state;
-use super::events::event;
+use super::events::told_once;
 use super::migrate::Lock;
 use super::partitions::Parent;
 use super::stream::{columns, lock_rows};
@@ -77,7 +77,7 @@ pub(super) async fn checkpoint(store: &PgStore, checkpoint: &Checkpoint) -> Resu
     letters::write(&tx, &checkpoint.dead_letters).await?;
     losses(&tx, checkpoint).await?;
     for notice in &checkpoint.notices {
-        event(&tx, notice.kind, None, None, &notice.detail).await?;
+        told_once(&tx, notice).await?;
     }
     if !letters::mark_replayed(&tx, &checkpoint.replayed).await? {
         return Ok(Outcome::Fenced);

@@ -1,6 +1,5 @@
 //! The checkpoint: one transaction that moves positions under the fence and merges what was read for it.
 
-use super::runs::{About, note_event};
 use crate::batch::for_each_delta;
 use crate::{Checkpoint, Outcome, Result};
 use arrow::array::RecordBatch;
@@ -24,7 +23,12 @@ pub(super) fn checkpoint(tx: &Transaction<'_>, checkpoint: &Checkpoint, now: Tim
         loss.execute(params![checkpoint.source, &*p.topic, p.partition, l.from, l.to, l.detail, now.0])?;
     }
     for notice in &checkpoint.notices {
-        note_event(tx, notice.kind, &About::default(), &notice.detail, now)?;
+        // One that moves no position may come again after an unknown outcome.
+        tx.execute(
+            "INSERT INTO event_data (at, kind, detail)
+             SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM event_data WHERE kind = ?2 AND detail = ?3)",
+            params![now.0, notice.kind, notice.detail],
+        )?;
     }
     Ok(Outcome::Done)
 }

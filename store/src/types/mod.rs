@@ -189,7 +189,7 @@ pub struct Checkpoint {
     pub notices: Vec<Notice>,
 }
 
-/// What an operator should know of the stream.
+/// What an operator should know of the stream. Its text says when it was: the same text is the same notice, told once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// What kind of event it is: `dead_letter_flood` or `dead_letter_flood_over`.
