@@ -27,7 +27,7 @@ fn all_end_well(seeds: u64, parts: impl Fn() -> Parts + Sync) {
 
 #[test]
 fn courses_of_events_with_datafusion() {
-    all_end_well(100, || Parts {
+    all_end_well(300, || Parts {
         engine: Box::new(|options| Ok(Arc::new(DataFusionEngine::new(options)?))),
         ..Parts::light()
     });
@@ -35,7 +35,7 @@ fn courses_of_events_with_datafusion() {
 
 #[test]
 fn courses_of_events_with_datafusion_and_sqlite() {
-    all_end_well(60, || {
+    all_end_well(300, || {
         let folder = tempfile::tempdir().unwrap();
         let files = AtomicU64::new(0);
         Parts {

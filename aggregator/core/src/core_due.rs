@@ -97,21 +97,26 @@ impl Core {
     fn take_cut(&mut self, at: Moment, out: &mut Vec<Action>) {
         let Some(grant) = &self.grant else { return };
         let mut flight = InFlight { ticket: self.ticket + 1, parts: BTreeMap::new() };
-        let news = |source: &TopicPartition, part: &Part| {
-            part.position != part.committed
-                || part.tide.watermark != part.committed_watermark
-                || part.gapped
-                || self.quiet(source, part, part.position, at) != part.said_quiet
-        };
+        let judged: Vec<_> = self
+            .parts
+            .iter()
+            .map(|(source, part)| {
+                // The transaction that asserts it commits this very position.
+                let quiet = self.quiet(source, part, part.position, at);
+                let news = part.position != part.committed
+                    || part.tide.watermark != part.committed_watermark
+                    || part.gapped
+                    || quiet != part.said_quiet;
+                (source, part, quiet, news)
+            })
+            .collect();
         // Without any, there is something to tell all the same: one is compared with the fence for it.
-        let only_one = !self.parts.iter().any(|(source, part)| news(source, part));
+        let only_one = !judged.iter().any(|(_, _, _, news)| *news);
         let mut advances = Vec::new();
-        for (i, (source, part)) in self.parts.iter().enumerate() {
-            if !(news(source, part) || (only_one && i == 0)) {
+        for (i, (source, part, quiet, news)) in judged.into_iter().enumerate() {
+            if !(news || (only_one && i == 0)) {
                 continue;
             }
-            // The transaction that asserts it commits this very position.
-            let quiet = self.quiet(source, part, part.position, at);
             advances.push(Advance {
                 partition: source.clone(),
                 epoch: part.epoch,

@@ -32,30 +32,48 @@ pub(crate) struct Refused<'a> {
     pub(crate) count: u64,
 }
 
+/// Dead letters, and what of them is kept.
 #[derive(Debug, Clone, Copy, Default)]
-struct Spent {
+struct Count {
     letters: u64,
+    /// Of the letters, those that are not kept one by one.
+    counted: u64,
+    /// Of those that are.
     bytes: usize,
 }
 
-impl Spent {
-    fn give_back(&mut self, other: Self) {
-        self.letters = self.letters.saturating_sub(other.letters);
-        self.bytes = self.bytes.saturating_sub(other.bytes);
+/// What was counted, and the parts of it that are in memory and in the checkpoint under way: taken back if they are never
+/// stored, as they are read again.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    all: Count,
+    in_memory: Count,
+    under_way: Count,
+}
+
+impl Ledger {
+    fn add(&mut self, Count { letters, counted, bytes }: Count) {
+        for sum in [&mut self.all, &mut self.in_memory] {
+            sum.letters += letters;
+            sum.counted += counted;
+            sum.bytes += bytes;
+        }
     }
-}
 
-/// Dead letters of a flood, and those of them that were not kept one by one.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    letters: u64,
-    counted: u64,
-}
+    fn taken(&mut self) {
+        self.under_way = std::mem::take(&mut self.in_memory);
+    }
 
-impl Tally {
-    fn give_back(&mut self, other: Self) {
-        self.letters = self.letters.saturating_sub(other.letters);
-        self.counted = self.counted.saturating_sub(other.counted);
+    fn stored(&mut self) {
+        self.under_way = Count::default();
+    }
+
+    fn forget(&mut self) {
+        for part in [std::mem::take(&mut self.in_memory), std::mem::take(&mut self.under_way)] {
+            self.all.letters = self.all.letters.saturating_sub(part.letters);
+            self.all.counted = self.all.counted.saturating_sub(part.counted);
+            self.all.bytes = self.all.bytes.saturating_sub(part.bytes);
+        }
     }
 }
 
@@ -66,19 +84,7 @@ struct Flood {
     /// The newest minute with more than is kept.
     minute: i64,
     /// Since it began.
-    all: Tally,
-    /// The parts of that which are in memory, and in the checkpoint under way: given back if they are never stored.
-    in_memory: Tally,
-    under_way: Tally,
-}
-
-impl Flood {
-    fn add(&mut self, letters: u64, counted: u64) {
-        for tally in [&mut self.all, &mut self.in_memory] {
-            tally.letters += letters;
-            tally.counted += counted;
-        }
-    }
+    ledger: Ledger,
 }
 
 /// Dead letters, one by one up to a bound; beyond it one for each partition and code stands for the others: counted, and
@@ -89,13 +95,10 @@ pub(crate) struct Letters {
     rows: Vec<DeadLetter>,
     overflow: BTreeMap<(TopicPartition, DeadLetterCode), DeadLetter>,
     bytes: usize,
-    /// The present minute, and what it has used of the bounds.
+    /// The present minute, and what is kept of it, which the bounds are for.
     minute: i64,
     now: Timestamp,
-    spent: Spent,
-    /// The parts of this that are in memory, and in the checkpoint under way: given back if they are never stored.
-    in_memory: Spent,
-    under_way: Spent,
+    kept: Ledger,
     flood: Option<Flood>,
     notices: Vec<Notice>,
     notices_under_way: Vec<Notice>,
@@ -110,9 +113,7 @@ impl Letters {
             bytes: 0,
             minute: i64::MIN,
             now: Timestamp(0),
-            spent: Spent::default(),
-            in_memory: Spent::default(),
-            under_way: Spent::default(),
+            kept: Ledger::default(),
             flood: None,
             notices: Vec::new(),
             notices_under_way: Vec::new(),
@@ -130,7 +131,8 @@ impl Letters {
 
     /// A flood that goes on, in words.
     pub(crate) fn flood(&self) -> Option<String> {
-        let Flood { since, all: Tally { letters, counted }, .. } = self.flood.as_ref()?;
+        let Flood { since, ledger: Ledger { all: Count { letters, counted, .. }, .. }, .. } =
+            self.flood.as_ref()?;
         Some(format!(
             "a flood of dead letters since {since}: {letters}, of which {counted} are not kept one by one"
         ))
@@ -142,10 +144,11 @@ impl Letters {
         let minute = mono_us.div_euclid(MINUTE_US);
         if minute != self.minute {
             self.minute = minute;
-            (self.spent, self.in_memory, self.under_way) = Default::default();
+            self.kept = Ledger::default();
         }
         let over = self.flood.take_if(|f| minute > f.minute + 1);
-        if let Some(Flood { since, all: Tally { letters, counted }, .. }) = over {
+        if let Some(Flood { since, ledger, .. }) = over {
+            let Count { letters, counted, .. } = ledger.all;
             let detail = format!(
                 "over since {now}: {letters} dead letters since {since}, of which {counted} are not kept one by one but \
                  as ranges of offsets (`last_offset` in `dead_letters`)"
@@ -158,7 +161,7 @@ impl Letters {
     /// Adds what was refused of a batch.
     pub(crate) fn push(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) {
         if let Some(flood) = &mut self.flood {
-            flood.add(refused.count, 0);
+            flood.ledger.add(Count { letters: refused.count, ..Count::default() });
         }
         match self.one_by_one(batch, refused) {
             Some(letter) => self.rows.push(letter),
@@ -169,7 +172,7 @@ impl Letters {
     /// The dead letter of a single record, if there is room for it.
     fn one_by_one(&mut self, batch: &ReadingBatch, refused: &Refused<'_>) -> Option<DeadLetter> {
         let Refused { span, code, detail, sensors, count } = *refused;
-        if count != 1 || self.spent.letters >= self.bounds.letters {
+        if count != 1 || self.kept.all.letters >= self.bounds.letters {
             return None;
         }
         let payload = batch.messages.bytes(span);
@@ -178,13 +181,10 @@ impl Letters {
             whole if whole <= KEPT_BYTES => (true, OVERHEAD + detail.len() + whole),
             _ => (false, OVERHEAD + 2 * detail.len()),
         };
-        if self.spent.bytes.saturating_add(size) > self.bounds.bytes {
+        if self.kept.all.bytes.saturating_add(size) > self.bounds.bytes {
             return None;
         }
-        for spent in [&mut self.spent, &mut self.in_memory] {
-            spent.letters += 1;
-            spent.bytes += size;
-        }
+        self.kept.add(Count { letters: 1, bytes: size, ..Count::default() });
         self.bytes += size;
         let detail = match kept {
             true => detail.to_owned(),
@@ -215,8 +215,8 @@ impl Letters {
                 offset,
                 position: -1,
                 code: refused.code,
-                detail: "more than dead_letters_per_minute or dead_letter_bytes_per_minute: counted; the offsets from \
-                         `kafka_offset` to `last_offset` can be read from Kafka"
+                detail: "more than dead_letters_per_minute or dead_letter_bytes_per_minute, or than 65,536 in a batch: \
+                         counted; the offsets from `kafka_offset` to `last_offset` can be read from Kafka"
                     .into(),
                 payload: None,
                 broker_time: batch.messages.broker_times[message],
@@ -232,33 +232,29 @@ impl Letters {
         let (minute, now) = (self.minute, self.now);
         let flood = self.flood.get_or_insert_with(|| {
             let detail = format!(
-                "began at {now} with {} of {}: more than {letters} dead letters or {bytes} bytes of them in a minute; \
+                "began at {now} with {} of {}: more than {letters} dead letters or {bytes} bytes of them in a minute, or \
+                 than 65,536 in a batch of messages; \
                  what is beyond is counted, one row for each partition and code in a checkpoint",
                 refused.code, batch.source
             );
             tracing::warn!("a flood of dead letters {detail}");
             self.notices.push(Notice { kind: "dead_letter_flood", detail });
-            let mut flood = Flood {
-                since: now,
-                minute,
-                all: Tally::default(),
-                in_memory: Tally::default(),
-                under_way: Tally::default(),
-            };
-            flood.add(refused.count, 0);
-            flood
+            let mut ledger = Ledger::default();
+            ledger.add(Count { letters: refused.count, ..Count::default() });
+            Flood { since: now, minute, ledger }
         });
         flood.minute = minute;
-        flood.add(0, refused.count);
+        flood.ledger.add(Count { counted: refused.count, ..Count::default() });
+    }
+
+    fn ledgers(&mut self) -> impl Iterator<Item = &mut Ledger> {
+        std::iter::once(&mut self.kept).chain(self.flood.as_mut().map(|f| &mut f.ledger))
     }
 
     /// Takes all out for a checkpoint: letters ordered by partition, offset and position.
     pub(crate) fn take(&mut self) -> (Vec<DeadLetter>, Vec<Notice>) {
         self.bytes = 0;
-        self.under_way = std::mem::take(&mut self.in_memory);
-        if let Some(flood) = &mut self.flood {
-            flood.under_way = std::mem::take(&mut flood.in_memory);
-        }
+        self.ledgers().for_each(Ledger::taken);
         let mut all = std::mem::take(&mut self.rows);
         all.extend(std::mem::take(&mut self.overflow).into_values());
         all.sort_by(|a, b| (&a.partition, a.offset, a.position).cmp(&(&b.partition, b.offset, b.position)));
@@ -268,10 +264,7 @@ impl Letters {
 
     /// What was taken out last is stored.
     pub(crate) fn stored(&mut self) {
-        self.under_way = Spent::default();
-        if let Some(flood) = &mut self.flood {
-            flood.under_way = Tally::default();
-        }
+        self.ledgers().for_each(Ledger::stored);
         self.notices_under_way.clear();
     }
 
@@ -280,12 +273,7 @@ impl Letters {
         self.rows.clear();
         self.overflow.clear();
         self.bytes = 0;
-        self.spent.give_back(std::mem::take(&mut self.in_memory));
-        self.spent.give_back(std::mem::take(&mut self.under_way));
-        if let Some(flood) = &mut self.flood {
-            flood.all.give_back(std::mem::take(&mut flood.in_memory));
-            flood.all.give_back(std::mem::take(&mut flood.under_way));
-        }
+        self.ledgers().for_each(Ledger::forget);
         let mut notices = std::mem::take(&mut self.notices_under_way);
         notices.append(&mut self.notices);
         self.notices = notices;
