@@ -50,7 +50,7 @@ simulate: ## Run the aggregator's own loop under every fault on a simulated cloc
 fuzz-smoke: ## Fuzz every reader for some thousand inputs (RUNS=2000), always the same ones
 	fuzz/run.sh smoke $(or $(RUNS),2000)
 
-fuzz: ## Fuzz what reads files, messages, settings and requests (RUNS=1000000 TARGET=pickle; all targets if none is named)
+fuzz: ## Fuzz what reads files, messages, settings and requests (RUNS=1000000 TARGET=pickle; all but parquet_models if none is named)
 	fuzz/run.sh $(or $(TARGET),all) $(or $(RUNS),100000)
 
 fmt: ## Format the code
