@@ -39,13 +39,67 @@ pub fn measure(url: &str, start: Timestamp, folder: &Path) -> Result<Bare> {
          \\timing off\n\
          DROP TABLE bare_prediction_data;\n"
     );
-    let said = psql(url, &script)?;
-    let seconds: Vec<f64> = said.lines().filter_map(milliseconds).map(|ms| ms / 1e3).collect();
+    let seconds = timings(url, &script)?;
     std::fs::remove_file(folder.join("predictions.copy"))?;
     match seconds[..] {
         [windows_out, predictions_in] => Ok(Bare { windows_out, predictions_in }),
-        _ => Err(format!("psql printed no times: {said}").into()),
+        _ => Err(format!("psql printed {seconds:?} for two times").into()),
     }
+}
+
+/// Seconds that the same panes take without us, into a table with the same key that is not parted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Merged {
+    /// A binary COPY of all rows, sorted by key, into the empty table.
+    pub copy: f64,
+    /// One statement that merges the same rows, which lie in a table beside, into those that are there now, by `ON CONFLICT
+    /// DO UPDATE`.
+    pub upsert: f64,
+}
+
+/// Copies a pane's rows into a table of their own and merges them into it once more; `folder` takes the file in between.
+///
+/// # Errors
+/// A statement failed.
+pub fn merge(url: &str, start: Timestamp, folder: &Path) -> Result<Merged> {
+    let (at, file) = (start.to_rfc3339(), folder.join("panes.copy"));
+    let file = file.display();
+    let script = format!(
+        "\\copy (SELECT * FROM pane_data WHERE pane_start = '{at}' ORDER BY series_id) TO '{file}' WITH (FORMAT binary)\n\
+         CREATE TABLE bare_pane_data (LIKE pane_data INCLUDING DEFAULTS, PRIMARY KEY (pane_start, series_id));\n\
+         CREATE UNLOGGED TABLE more_pane_data (LIKE pane_data);\n\
+         \\copy more_pane_data FROM '{file}' WITH (FORMAT binary)\n\
+         ANALYZE more_pane_data;\n\
+         \\timing on\n\
+         \\copy bare_pane_data FROM '{file}' WITH (FORMAT binary)\n\
+         \\timing off\n\
+         ANALYZE bare_pane_data;\n\
+         \\timing on\n\
+         INSERT INTO bare_pane_data AS p SELECT * FROM more_pane_data ORDER BY pane_start, series_id \
+         ON CONFLICT (pane_start, series_id) DO UPDATE SET \
+         count = p.count + excluded.count, sum = p.sum + excluded.sum, \
+         m2 = p.m2 + excluded.m2 + (excluded.sum / excluded.count - p.sum / p.count) ^ 2 \
+         * p.count * excluded.count / (p.count + excluded.count), \
+         min = least(p.min, excluded.min), max = greatest(p.max, excluded.max), \
+         first_ts = least(p.first_ts, excluded.first_ts), \
+         first_value = CASE WHEN p.first_ts <= excluded.first_ts THEN p.first_value ELSE excluded.first_value END, \
+         last_ts = greatest(p.last_ts, excluded.last_ts), \
+         last_value = CASE WHEN excluded.last_ts <= p.last_ts THEN p.last_value ELSE excluded.last_value END, \
+         version = p.version + 1;\n\
+         \\timing off\n\
+         DROP TABLE bare_pane_data, more_pane_data;\n"
+    );
+    let seconds = timings(url, &script)?;
+    std::fs::remove_file(folder.join("panes.copy"))?;
+    match seconds[..] {
+        [copy, upsert] => Ok(Merged { copy, upsert }),
+        _ => Err(format!("psql printed {seconds:?} for two times").into()),
+    }
+}
+
+/// What psql says that statements took, in seconds.
+fn timings(url: &str, script: &str) -> Result<Vec<f64>> {
+    Ok(psql(url, script)?.lines().filter_map(milliseconds).map(|ms| ms / 1e3).collect())
 }
 
 /// `Time: 1234.567 ms (00:01.235)`.

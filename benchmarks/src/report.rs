@@ -29,6 +29,12 @@ impl Cell {
         Self::number(bytes.into().map(|b| b as f64 / 1e6), 1)
     }
 
+    /// Median, least and most of some figures.
+    pub fn spread(all: &[f64], decimals: usize) -> [Self; 3] {
+        let (least, most) = (all.iter().copied().reduce(f64::min), all.iter().copied().reduce(f64::max));
+        [median(all), least, most].map(|figure| Self::number(figure, decimals))
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),

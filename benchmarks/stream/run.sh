@@ -6,6 +6,9 @@
 #   benchmarks/stream/run.sh kafka     Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client;
 #                                      with --peers flink,flink-postgres,streams,streams-alo beside these, once each
 #
+#   benchmarks/stream/run.sh checkpoint
+#                                      one checkpoint of a million windows, new and changed, beside what PostgreSQL takes
+#
 # Flags go to the benchmark: --series 10000,1000000 --packed 1,100 --readings 5000000 --json FILE.
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 wanted=(-p fleetscore-benchmark-stream)

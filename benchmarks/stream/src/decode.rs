@@ -36,8 +36,8 @@ pub(crate) struct Args {
     repeats: usize,
 }
 
-/// Goals for single readings: series, readings per second.
-const GOALS: [(u32, f64); 2] = [(10_000, 8e6), (1_000_000, 5e6)];
+/// Goals for single readings: series, millions of readings per second.
+const GOALS: [(u32, f64); 2] = [(10_000, 8.0), (1_000_000, 5.0)];
 
 /// Measures and reports.
 pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
@@ -65,27 +65,24 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
                 let took = decode(&mut decoder, batches.clone(), sums)?;
                 let other = parse(&batches, packed, sums)?;
                 if repeat > 0 {
-                    ours.push(rate(sums.readings, took));
-                    theirs.push(rate(sums.readings, other));
+                    ours.push(millions(sums.readings, took));
+                    theirs.push(millions(sums.readings, other));
                 }
             }
             let (a, b) = (median(&ours).unwrap_or(0.0), median(&theirs).unwrap_or(f64::NAN));
+            let [middle, least, most] = Cell::spread(&ours, 2);
             table.row(vec![
                 u64::from(series).into(),
                 (packed as u64).into(),
                 Cell::number(bytes as f64 / sums.readings as f64, 1),
-                Cell::number(a / 1e6, 2),
-                Cell::number(ours.iter().copied().reduce(f64::min).map(|v| v / 1e6), 2),
-                Cell::number(ours.iter().copied().reduce(f64::max).map(|v| v / 1e6), 2),
-                Cell::number(b / 1e6, 2),
+                middle,
+                least,
+                most,
+                Cell::number(b, 2),
                 Cell::number(a / b, 1),
             ]);
-            for (_, goal) in GOALS.iter().filter(|(n, _)| *n == series && packed == 1) {
-                report.goal(Goal::at_least(
-                    format!("JSON to Arrow, {series} series, M readings/s"),
-                    goal / 1e6,
-                    a / 1e6,
-                ));
+            if packed == 1 {
+                judge(report, "JSON to Arrow", &GOALS, series, a);
             }
         }
     }
@@ -93,8 +90,16 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn rate(readings: u64, took: Duration) -> f64 {
-    readings as f64 / took.as_secs_f64()
+/// Millions of readings per second.
+pub(crate) fn millions(readings: u64, took: Duration) -> f64 {
+    readings as f64 / took.as_secs_f64() / 1e6
+}
+
+/// Judges single readings of so many series by the goals for them.
+pub(crate) fn judge(report: &mut Report, what: &str, goals: &[(u32, f64)], series: u32, measured: f64) {
+    for (_, goal) in goals.iter().filter(|(n, _)| *n == series) {
+        report.goal(Goal::at_least(format!("{what}, {series} series, M readings/s"), *goal, measured));
+    }
 }
 
 fn decode(decoder: &mut Decoder, batches: Vec<Batch>, sums: Sums) -> Result<Duration> {

@@ -141,11 +141,12 @@ fn table(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
         let rates = rates(kind);
         let middle = median(&rates).unwrap_or(f64::NAN);
         let cpu: Vec<f64> = runs.iter().map(|all| all[kind].cpu / sums.readings as f64 * 1e6).collect();
+        let [shown, least, most] = Cell::spread(&rates, 2);
         table.row(vec![
             runs[0][kind].what.clone().into(),
-            Cell::number(middle, 2),
-            Cell::number(rates.iter().copied().reduce(f64::min), 2),
-            Cell::number(rates.iter().copied().reduce(f64::max), 2),
+            shown,
+            least,
+            most,
             Cell::number(middle / bare, 2),
             Cell::number(median(&cpu), 2),
             Cell::megabytes(runs.iter().filter_map(|all| all[kind].peak_bytes).max()),

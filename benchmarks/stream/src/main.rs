@@ -1,6 +1,7 @@
 //! `benchmarks/stream/run.sh`: from messages to windows, stage by stage.
 
 mod bare;
+mod checkpoint;
 mod core;
 mod decode;
 mod kafka;
@@ -33,6 +34,8 @@ enum What {
     Panes(panes::Args),
     /// Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client.
     Kafka(kafka::Args),
+    /// One checkpoint into PostgreSQL, beside a bare COPY and a plain statement.
+    Checkpoint(checkpoint::Args),
     /// The bare client: what `kafka` runs beside.
     #[command(hide = true)]
     Bare(bare::Args),
@@ -49,6 +52,7 @@ fn run(args: &Args) -> Result<()> {
         What::Decode(args) => decode::run(args, &mut report)?,
         What::Panes(args) => panes::run(args, &mut report)?,
         What::Kafka(args) => kafka::run(args, &mut report)?,
+        What::Checkpoint(args) => checkpoint::run(args, &mut report)?,
         What::Bare(args) => return bare::run(args),
     }
     report.publish(args.json.as_deref())

@@ -2,14 +2,14 @@
 //! store that counts what a checkpoint brings stands for SQL.
 
 use crate::core::{Timer, only_one};
-use crate::decode::rate;
+use crate::decode::{judge, millions};
 use crate::messages::{Batch, Fleet, Made, PANE_US, START_US};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
 use fleetscore_aggregator::{ManualClock, Options};
 use fleetscore_benchmarks::Result;
-use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
+use fleetscore_benchmarks::report::{Cell, Report, Table, median};
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::delta::columns;
 use fleetscore_schemas::reading::TopicPartition;
@@ -45,8 +45,8 @@ pub(crate) struct Args {
     checkpoint_mib: usize,
 }
 
-/// Goals for single readings: series, readings per second.
-const GOALS: [(u32, f64); 2] = [(10_000, 7e6), (1_000_000, 3e6)];
+/// Goals for single readings: series, millions of readings per second.
+const GOALS: [(u32, f64); 2] = [(10_000, 7.0), (1_000_000, 3.0)];
 
 /// Measures and reports.
 pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
@@ -89,26 +89,22 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
                 {
                     return Err(format!("panes hold {counted:?}, and there are {sums:?}").into());
                 }
-                rates.push(rate(timed, took));
+                rates.push(millions(timed, took));
                 last = counted;
             }
-            let a = median(&rates).unwrap_or(0.0);
+            let [middle, least, most] = Cell::spread(&rates, 2);
             table.row(vec![
                 u64::from(series).into(),
                 (packed as u64).into(),
-                Cell::number(a / 1e6, 2),
-                Cell::number(rates.iter().copied().reduce(f64::min).map(|v| v / 1e6), 2),
-                Cell::number(rates.iter().copied().reduce(f64::max).map(|v| v / 1e6), 2),
+                middle,
+                least,
+                most,
                 sums.windows.into(),
                 last.rows.into(),
                 last.checkpoints.into(),
             ]);
-            for (_, goal) in GOALS.iter().filter(|(n, _)| *n == series && packed == 1) {
-                report.goal(Goal::at_least(
-                    format!("JSON to panes, {series} series, M readings/s"),
-                    goal / 1e6,
-                    a / 1e6,
-                ));
+            if packed == 1 {
+                judge(report, "JSON to panes", &GOALS, series, median(&rates).unwrap_or(0.0));
             }
         }
     }
