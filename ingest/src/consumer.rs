@@ -180,7 +180,11 @@ impl KafkaSource {
 
     /// Waits for threads that have let go of their channels, so for no more than an instant.
     fn join(&mut self) -> bool {
-        self.threads.drain(..).map(JoinHandle::join).fold(true, |well, ended| well && ended.is_ok())
+        let mut well = true;
+        for thread in self.threads.drain(..) {
+            well &= thread.join().is_ok();
+        }
+        well
     }
 }
 

@@ -88,7 +88,7 @@ mod tests {
             let source = TopicPartition::new("t", 0);
             let (from, to, tombstones) = (offset, offset + 1, Vec::new());
             let raw = RawBatch { source, start: 0, from, to, messages, tombstones, permit };
-            work.send(Work::Raw(raw)).ok().expect("a receiver");
+            work.send(Work::Raw(raw)).expect("a receiver");
         }
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);

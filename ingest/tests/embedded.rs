@@ -1,5 +1,7 @@
 //! The consumer against the embedded broker: assignment, positions, gaps, ends, back-pressure, rebalances.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use fleetscore_ingest::{EmbeddedBroker, KafkaOptions, KafkaSource, Producer, SourceHandle, StartAt};
 use fleetscore_schemas::codes::DeadLetterCode;
 use fleetscore_schemas::reading::{ReadingBatch, TopicPartition};
@@ -103,7 +105,7 @@ impl Member {
     }
 
     /// Batches until every partition's end is reached; checks that they follow each other.
-    async fn to_the_ends(
+    async fn read_to_the_ends(
         &mut self,
         start: u64,
         mut next: BTreeMap<TopicPartition, i64>,
@@ -185,7 +187,7 @@ async fn everything_is_read_once_from_the_given_positions_on() {
     let all: Vec<_> = partitions.iter().map(|p| (p.clone(), 0, None)).collect();
     member.start(assignment, 1, &all);
     let from = all.iter().map(|(p, n, _)| (p.clone(), *n)).collect();
-    let batches = member.to_the_ends(1, from).await;
+    let batches = member.read_to_the_ends(1, from).await;
     let mut values: Vec<i64> =
         batches.iter().flat_map(|b| b.readings.value.values().iter().map(|v| *v as i64)).collect();
     values.sort_unstable();
@@ -197,7 +199,7 @@ async fn everything_is_read_once_from_the_given_positions_on() {
     let half: Vec<_> = offsets.iter().map(|o| (o.source.clone(), o.latest / 2, None)).collect();
     member.start(assignment, 2, &half);
     let from = half.iter().map(|(p, n, _)| (p.clone(), *n)).collect();
-    let batches = member.to_the_ends(2, from).await;
+    let batches = member.read_to_the_ends(2, from).await;
     let wanted: i64 = offsets.iter().map(|o| o.latest - o.latest / 2).sum();
     assert_eq!(batches.iter().map(|b| b.readings.len() as i64).sum::<i64>(), wanted);
 
@@ -227,7 +229,7 @@ async fn latest_begins_behind_what_is_there_and_later_messages_follow() {
     let (assignment, _, offsets, _) = member.assigned().await;
     assert_eq!((offsets[0].initial, offsets[0].latest), (10, 10));
     member.start(assignment, 1, &[(p0(), 10, None)]);
-    assert!(member.to_the_ends(1, BTreeMap::from([(p0(), 10)])).await.is_empty());
+    assert!(member.read_to_the_ends(1, BTreeMap::from([(p0(), 10)])).await.is_empty());
     produce(&broker, (10..15).map(|i| ("k", reading("d", i))));
     let mut got = 0;
     while got < 5 {
@@ -253,13 +255,13 @@ async fn the_record_before_the_position_tells_a_topic_made_anew() {
 
     // The right record: nothing before the position is handed on.
     member.start(assignment, 1, &[(p0(), 6, time(5))]);
-    let batches = member.to_the_ends(1, BTreeMap::from([(p0(), 6)])).await;
+    let batches = member.read_to_the_ends(1, BTreeMap::from([(p0(), 6)])).await;
     assert_eq!(batches.iter().flat_map(|b| b.messages.offsets.clone()).collect::<Vec<_>>(), [6, 7, 8, 9]);
     assert_eq!(batches.last().unwrap().last_broker_time, time(9));
 
     // At the very end, where only the record before the position is there.
     member.start(assignment, 2, &[(p0(), 10, time(9))]);
-    assert!(member.to_the_ends(2, BTreeMap::from([(p0(), 10)])).await.is_empty());
+    assert!(member.read_to_the_ends(2, BTreeMap::from([(p0(), 10)])).await.is_empty());
 
     // Another record.
     member.start(assignment, 3, &[(p0(), 6, time(4))]);
@@ -283,7 +285,7 @@ async fn the_record_before_the_position_tells_a_topic_made_anew() {
     }
     assert_eq!(member.handle.snapshot().offset_gaps, 2);
     member.start(assignment, 5, &[(p0(), 0, None)]);
-    let batches = member.to_the_ends(5, BTreeMap::from([(p0(), 0)])).await;
+    let batches = member.read_to_the_ends(5, BTreeMap::from([(p0(), 0)])).await;
     assert_eq!(batches.iter().map(|b| b.readings.len()).sum::<usize>(), 10);
     member.stop().await;
 }
@@ -312,7 +314,7 @@ async fn what_the_broker_has_dropped_is_a_gap() {
     }
     // The record before the oldest one is gone, so it cannot be compared; that is no gap.
     member.start(assignment, 2, &[(p0(), earliest, Some(Timestamp(1)))]);
-    let batches = member.to_the_ends(2, BTreeMap::from([(p0(), earliest)])).await;
+    let batches = member.read_to_the_ends(2, BTreeMap::from([(p0(), earliest)])).await;
     assert_eq!(batches.iter().map(|b| b.readings.len() as i64).sum::<i64>(), 100 - earliest);
     drop(batches);
 
@@ -386,7 +388,7 @@ async fn bad_records_keep_their_place_and_tombstones_count() {
     let mut member = Member::open(options(&broker, "g"));
     let (assignment, ..) = member.assigned().await;
     member.start(assignment, 1, &[(p0(), 0, None)]);
-    let batches = member.to_the_ends(1, BTreeMap::from([(p0(), 0)])).await;
+    let batches = member.read_to_the_ends(1, BTreeMap::from([(p0(), 0)])).await;
     let values: Vec<f64> = batches.iter().flat_map(|b| b.readings.value.values().to_vec()).collect();
     assert_eq!(values, [0.0, 1.0, 2.0, 3.0]);
     let bad: Vec<(i64, i32, DeadLetterCode, Vec<u8>)> = batches
@@ -465,7 +467,7 @@ async fn a_second_member_takes_its_share_after_the_first_has_let_go() {
         offsets.iter().map(|o| (o.source.clone(), o.latest)).collect();
     let all: Vec<_> = partitions.iter().map(|p| (p.clone(), 0, None)).collect();
     first.start(assignment, 1, &all);
-    first.to_the_ends(1, all.iter().map(|(p, n, _)| (p.clone(), *n)).collect()).await;
+    first.read_to_the_ends(1, all.iter().map(|(p, n, _)| (p.clone(), *n)).collect()).await;
     first.source.command(Command::CommitGroup { positions: latest.clone().into_iter().collect() });
 
     let mut second = Member::open(options(&broker, "g"));
@@ -492,7 +494,7 @@ async fn a_second_member_takes_its_share_after_the_first_has_let_go() {
     let zero = |ps: &[TopicPartition]| ps.iter().map(|p| (p.clone(), 0)).collect();
     first.start(a1, 3, &from(&p1));
     second.start(a2, 1, &from(&p2));
-    let (b1, b2) = tokio::join!(first.to_the_ends(3, zero(&p1)), second.to_the_ends(1, zero(&p2)));
+    let (b1, b2) = tokio::join!(first.read_to_the_ends(3, zero(&p1)), second.read_to_the_ends(1, zero(&p2)));
     let read = |bs: &[ReadingBatch]| bs.iter().map(|b| b.readings.len()).sum::<usize>();
     assert_eq!(read(&b1) + read(&b2), 400);
 
@@ -576,7 +578,7 @@ async fn a_broker_that_goes_away_and_comes_back_empty_is_a_gap() {
     let mut member = Member::open(options(&first, "g"));
     let (assignment, ..) = member.assigned().await;
     member.start(assignment, 1, &[(p0(), 0, None)]);
-    member.to_the_ends(1, BTreeMap::from([(p0(), 0)])).await;
+    member.read_to_the_ends(1, BTreeMap::from([(p0(), 0)])).await;
     drop(first);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let second = EmbeddedBroker::start(address).unwrap();

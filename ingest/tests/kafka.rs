@@ -4,6 +4,8 @@
 //! the refusals `FLEETSCORE_TEST_KAFKA_TLS=127.0.0.1:9094` (SASL_SSL, PLAIN), `FLEETSCORE_TEST_KAFKA_CA` (a file),
 //! `FLEETSCORE_TEST_KAFKA_USER`, `FLEETSCORE_TEST_KAFKA_PASSWORD`.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use fleetscore_ingest::admin::{Created, create_topic};
 use fleetscore_ingest::{IngestError, KafkaOptions, KafkaSource, Producer, SourceHandle, StartAt};
 use fleetscore_schemas::reading::TopicPartition;

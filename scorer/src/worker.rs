@@ -210,12 +210,7 @@ async fn hand_back(shared: &Shared, task: &Task, error: &str, retry: Option<Retr
 }
 
 /// Scores a task while its lease is renewed; a panic is its failure.
-async fn attempt(
-    shared: &Arc<Shared>,
-    task: &Task,
-    patient: bool,
-    shutdown: &CancellationToken,
-) -> Ended {
+async fn attempt(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &CancellationToken) -> Ended {
     let mut scoring = tokio::spawn(score_and_commit(shared.clone(), task.clone(), patient));
     let ended = tokio::select! {
         joined = &mut scoring => return match joined {

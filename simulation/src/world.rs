@@ -343,7 +343,7 @@ impl World {
                 books.letters += checkpoint.dead_letters.iter().map(|l| l.count).sum::<i64>();
                 books.losses.extend(checkpoint.losses.iter().cloned());
                 books.checkpoints += 1;
-                let thorough = books.checkpoints % 32 == 0;
+                let thorough = books.checkpoints.is_multiple_of(32);
                 drop(books);
                 self.look(thorough);
             }

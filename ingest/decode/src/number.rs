@@ -108,7 +108,7 @@ impl Number {
             (scale_up(self.mantissa, shift), false)
         } else {
             match 10u64.checked_pow(shift.unsigned_abs()) {
-                Some(divisor) => (self.mantissa / divisor, self.mantissa % divisor != 0),
+                Some(divisor) => (self.mantissa / divisor, !self.mantissa.is_multiple_of(divisor)),
                 None => (0, self.mantissa != 0),
             }
         };

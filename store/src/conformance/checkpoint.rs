@@ -196,12 +196,13 @@ async fn a_checkpoint_says_what_the_owner_knows(store: Arc<dyn Store>) {
         (claim.epoch, claim.last_broker_time)
     };
     let mut checkpoint = s.checkpoint(0, deltas(&[]));
-    let mut steps = vec![];
     // (from, to, broker's time given, end offset given, quiet given) and what is stored then.
-    steps.push(((0, 3, Some(at(1)), Some(9), Some(at(2))), (Some(at(1)), Some(9), Some(at(2)))));
-    steps.push(((3, 3, None, None, None), (Some(at(1)), Some(9), None)));
-    steps.push(((3, 4, None, Some(8), None), (None, Some(8), None)));
-    steps.push(((4, 5, Some(at(7)), None, Some(at(8))), (Some(at(7)), Some(8), Some(at(8)))));
+    let steps = [
+        ((0, 3, Some(at(1)), Some(9), Some(at(2))), (Some(at(1)), Some(9), Some(at(2)))),
+        ((3, 3, None, None, None), (Some(at(1)), Some(9), None)),
+        ((3, 4, None, Some(8), None), (None, Some(8), None)),
+        ((4, 5, Some(at(7)), None, Some(at(8))), (Some(at(7)), Some(8), Some(at(8)))),
+    ];
     let mut epoch = s.claims[0].epoch;
     for (given, wanted) in steps {
         let advance = &mut checkpoint.advances[0];

@@ -183,7 +183,7 @@ async fn only_rows_that_change_move(store: Arc<dyn Store>) {
     // Another model set is another prediction, though the numbers are the same.
     let task = task(store, "default", span(0, 1), 2).await;
     let same = [(a, Some(0.5), 1), (b, Some(0.5), 1), (c, Some(1.0), 1), (d, Some(0.5), 5)];
-    assert!(is_done(&commit_rows(&*store, &task, &same).await.unwrap()));
+    assert!(is_done(&commit_rows(store, &task, &same).await.unwrap()));
     assert!(published(store, "default", span(0, 1)).await.iter().all(|r| r.model_set == Some(2)));
 }
 

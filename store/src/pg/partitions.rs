@@ -269,7 +269,7 @@ pub(super) async fn retain_from(store: &PgStore, floor: Timestamp) -> Result<u64
     if !client.query_one(held, &[&(Lock::Retention as i32)]).await?.at::<bool>(0)? {
         return Ok(0); // another process is at it
     }
-    let removed = remove_below(&**client, keep).await;
+    let removed = remove_below(&client, keep).await;
     // Unless it is given back, the lock goes with the connection.
     let freed = "SELECT pg_advisory_unlock(hashtext('fleetscore/' || current_schema()), $1)";
     if removed.is_err() || client.execute(freed, &[&(Lock::Retention as i32)]).await.is_err() {

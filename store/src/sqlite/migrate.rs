@@ -20,7 +20,7 @@ pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
     }
     // Readers go on while the writer writes. Kept by the file, so it is asked for once, of a file known to be ours.
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    transaction(conn, |tx| steps(tx), |()| true)
+    transaction(conn, steps, |()| true)
 }
 
 fn steps(tx: &Transaction<'_>) -> Result<()> {

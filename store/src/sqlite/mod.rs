@@ -196,7 +196,7 @@ impl Store for SqliteStore {
     }
 
     async fn series_batches(&self) -> Result<BatchStream<'_>> {
-        Ok(read::streamed(self.readers.clone(), |conn, to| stream::send_series(conn, to)))
+        Ok(read::streamed(self.readers.clone(), stream::send_series))
     }
 
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
