@@ -3,13 +3,13 @@
 //!
 //! `million`: import from Parquet, windows, run and publication of some thousand models. `workers`: four processes that are
 //! killed and stopped past their leases at random. `rescore`: another model set over what is published, under a reader.
-//! `outages`: the broker is killed for some seconds at a steady rate. `soak`: some seconds of it.
+//! `outages`: the broker is killed for some seconds at a steady rate. `soak` and `latency`: some seconds of each.
 
 use fleetscore_benchmarks::fleet::Fleet;
 use fleetscore_benchmarks::live::{self, Load};
 use fleetscore_benchmarks::million::{Scenario, measure};
 use fleetscore_benchmarks::workers::{Site, faults};
-use fleetscore_benchmarks::{outages, rescore, soak};
+use fleetscore_benchmarks::{latency, outages, rescore, soak};
 use fleetscore_harness::database::Database;
 use fleetscore_harness::{PATIENCE, Servers, Test};
 use libtest_mimic::Trial;
@@ -42,6 +42,10 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
         Trial::test("benchmarks::soak", {
             let servers = servers.clone();
             move || soak_some_seconds(&servers)
+        }),
+        Trial::test("benchmarks::latency", {
+            let servers = servers.clone();
+            move || latency_of_some_seconds(&servers)
         }),
     ]
 }
@@ -141,5 +145,16 @@ fn soak_some_seconds(servers: &Servers) -> Test {
     measured.plot(&folder)?;
     assert_eq!(std::fs::read_dir(&folder)?.count(), 5, "four plots and the samples");
     eprintln!("{:?}", measured.compared);
+    Ok(())
+}
+
+/// Every message of the stretch arrives in SQL and has its window scored, and the oracle agrees; how soon is for the long
+/// form to judge.
+fn latency_of_some_seconds(servers: &Servers) -> Test {
+    let scenario = latency::Scenario { load: LIVE, percent: 50.0, rate: 2_000.0, seconds: 5.0 };
+    let measured = latency::measure(&live::Site::shared(servers), servers, &scenario)?;
+    assert!(!measured.committed_s.is_empty() && measured.committed_s.len() == measured.scored_s.len());
+    assert!(!measured.closed_s.is_empty() && measured.compared.differences == 0);
+    eprintln!("{:?}", latency::Spread::of(&measured.committed_s));
     Ok(())
 }

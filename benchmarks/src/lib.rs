@@ -8,6 +8,7 @@ pub mod bare;
 pub mod child;
 pub mod command;
 pub mod fleet;
+pub mod latency;
 pub mod live;
 pub mod million;
 pub mod model_file;

@@ -29,6 +29,21 @@ pub struct Compared {
 }
 
 impl Compared {
+    /// Fails where the store holds anything else than the oracle says.
+    ///
+    /// # Errors
+    /// With the first differences, or where nothing was compared.
+    pub fn exact(&self) -> Result<()> {
+        if self.differences > 0 {
+            let told = self.told.join("\n");
+            return Err(format!("{} differences from the oracle:\n{told}", self.differences).into());
+        }
+        if self.windows == 0 || self.predictions == 0 {
+            return Err(format!("nothing was compared: {self:?}").into());
+        }
+        Ok(())
+    }
+
     fn differs(&mut self, what: impl FnOnce() -> String) {
         self.differences += 1;
         if self.told.len() < TOLD {

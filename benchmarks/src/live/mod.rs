@@ -1,7 +1,9 @@
 //! A pipeline that runs as in production: servers of its own, an `aggregate` and a `score` process, a producer that sends a
-//! seeded fleet, and the oracle that knows what must come of it. See [`crate::outages`] and [`crate::soak`].
+//! seeded fleet, and the oracle that knows what must come of it. See [`crate::outages`], [`crate::soak`]
+//! and [`crate::latency`].
 
 pub mod compare;
+pub(crate) mod latency;
 pub mod producer;
 pub mod rate;
 pub mod sql;
@@ -25,13 +27,13 @@ use std::time::{Duration, Instant};
 /// Length of a pane, which is the default schedule's window, in seconds.
 pub const PANE_S: u32 = 10;
 /// How far readings of a partition are out of order, in seconds.
-const DISORDER_S: i64 = 2;
+pub(crate) const DISORDER_S: i64 = 2;
 /// Readings further behind than this are dead letters, in seconds.
 const LATENESS_S: i64 = 60;
-/// The setting `checkpoint_interval`, in seconds.
+/// The setting `checkpoint_interval` where a measurement does not set it, in seconds.
 pub const CHECKPOINT_S: u64 = 5;
 /// Readings in a message.
-const PACKED: u32 = 100;
+pub(crate) const PACKED: u32 = 100;
 /// Dead letters of each second, far below the bound of a minute beyond which they are counted only.
 const LETTERS_A_SECOND: f64 = 12.0;
 
@@ -220,6 +222,20 @@ impl Site {
     /// # Errors
     /// The models are refused, a process does not become ready.
     pub fn pipeline(&self, servers: &Servers, name: &str, load: &Load) -> Result<Pipeline> {
+        self.pipeline_with(servers, name, load, CHECKPOINT_S)
+    }
+
+    /// The same with a `checkpoint_interval` of its own, in seconds.
+    ///
+    /// # Errors
+    /// The models are refused, a process does not become ready.
+    pub fn pipeline_with(
+        &self,
+        servers: &Servers,
+        name: &str,
+        load: &Load,
+        checkpoint_s: u64,
+    ) -> Result<Pipeline> {
         let up = |what: &str| format!("{what} is away");
         let postgres = self.postgres.as_ref().ok_or_else(|| up("PostgreSQL"))?;
         let azurite = self.azurite.as_ref().ok_or_else(|| up("Azurite"))?;
@@ -236,7 +252,7 @@ impl Site {
             .with("--max-disorder", &format!("{DISORDER_S}s"))
             .with("--allowed-lateness", &format!("{LATENESS_S}s"))
             .with("--idle-timeout", "4s")
-            .with("--checkpoint-interval", &format!("{CHECKPOINT_S}s"))
+            .with("--checkpoint-interval", &format!("{checkpoint_s}s"))
             .with("--checkpoint-bytes", &CHECKPOINT_BYTES.to_string())
             .config(
                 "[schedules.default]\nrescore_delay = \"10s\"\nrescores_per_minute = \"off\"\nrepublish_gap = \"10s\"\n",

@@ -27,7 +27,7 @@ const SETTLE_EVERY: u64 = 5_000;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A message and when it was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Probe {
     /// Its partition.
     pub partition: u32,
@@ -37,7 +37,19 @@ pub struct Probe {
     pub pane_us: i64,
     /// By the clock.
     pub sent_us: i64,
+    acknowledged_us: Acknowledged,
 }
+
+impl Probe {
+    /// When the broker's word for it came; `None` while it has not.
+    pub fn acknowledged_us(&self) -> Option<i64> {
+        Some(self.acknowledged_us.load(Relaxed)).filter(|us| *us > 0)
+    }
+}
+
+/// When the broker acknowledged a message, by the clock; 0 until then. It travels with the message through the client, so
+/// that no acknowledgement has to look for its message.
+type Acknowledged = Arc<AtomicI64>;
 
 /// Event time against the clock.
 #[derive(Debug, Clone, Copy)]
@@ -76,16 +88,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts what the broker refused.
+/// Notes when the broker acknowledged a message, and counts what it refused.
 struct Deliveries(Arc<Shared>);
 
 impl ClientContext for Deliveries {}
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = Acknowledged;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        self.0.failed.fetch_add(u64::from(result.is_err()), Relaxed);
+    fn delivery(&self, result: &DeliveryResult<'_>, acknowledged_us: Acknowledged) {
+        match result {
+            Ok(_) => acknowledged_us.store(super::now_us(), Relaxed),
+            Err(_) => {
+                self.0.failed.fetch_add(1, Relaxed);
+            }
+        }
     }
 }
 
@@ -225,10 +242,11 @@ fn run(shared: &Arc<Shared>, bootstrap: &str, topic: &str, fleet: &Fleet) -> Res
     for message in fleet.messages() {
         let newest = message.records.iter().filter_map(time_of).filter(|t| *t < FAST_US).max();
         greatest_us = greatest_us.max(newest.unwrap_or(greatest_us));
-        if !sender.wait_until_due(greatest_us) || !sender.send(&message)? {
+        let acknowledged_us = Acknowledged::default();
+        if !sender.wait_until_due(greatest_us) || !sender.send(&message, &acknowledged_us)? {
             break;
         }
-        let offset = sender.sent(&message, greatest_us);
+        let offset = sender.sent(&message, greatest_us, acknowledged_us);
         oracle.take(message.partition, offset, &message);
         shared.readings.store(oracle.readings(), Relaxed);
         if shared.messages.fetch_add(1, Relaxed).is_multiple_of(SETTLE_EVERY)
@@ -285,8 +303,8 @@ impl Sender<'_> {
 
     /// Hands a message to the client; while its queue is full, as it is without a broker, it is held back. False where no more
     /// is to be sent.
-    fn send(&self, message: &Message) -> Result<bool> {
-        let mut record = BaseRecord::<str, [u8]>::to(self.topic)
+    fn send(&self, message: &Message, acknowledged_us: &Acknowledged) -> Result<bool> {
+        let mut record = BaseRecord::<str, [u8], _>::with_opaque_to(self.topic, acknowledged_us.clone())
             .key(&message.key)
             .partition(i32::try_from(message.partition)?);
         if let Some(payload) = message.value() {
@@ -308,7 +326,7 @@ impl Sender<'_> {
     }
 
     /// Notes a message that was sent; its offset.
-    fn sent(&mut self, message: &Message, greatest_us: i64) -> i64 {
+    fn sent(&mut self, message: &Message, greatest_us: i64, acknowledged_us: Acknowledged) -> i64 {
         let p = message.partition as usize;
         let offset = self.offsets[p];
         self.offsets[p] += 1;
@@ -318,7 +336,8 @@ impl Sender<'_> {
             if let Some(ts_us) = message.records.iter().filter_map(time_of).find(on_time) {
                 self.remembered[p] = Instant::now();
                 let pane_us = ts_us.div_euclid(self.fleet.pane_us) * self.fleet.pane_us;
-                let probe = Probe { partition: message.partition, offset, pane_us, sent_us: super::now_us() };
+                let (partition, sent_us) = (message.partition, super::now_us());
+                let probe = Probe { partition, offset, pane_us, sent_us, acknowledged_us };
                 lock(&self.shared.probes).push(probe);
             }
         }

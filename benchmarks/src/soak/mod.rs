@@ -1,21 +1,19 @@
 //! A pipeline at a steady rate for a long time: what must stay flat does, and the result is exact.
 
-mod latency;
 mod plot;
 mod sample;
 mod verdict;
 
-pub use latency::Percentiles;
-pub use sample::{Held, Sample};
+pub use sample::{Held, Percentiles, Sample};
 pub use verdict::{Series, Verdict};
 
 use crate::Result;
 use crate::live::compare::{Compared, compare};
+use crate::live::latency::{Latencies, Since};
 use crate::live::producer::Producer;
 use crate::live::{Load, Site, now_us};
 use crate::report::{Cell, Goal, Report, Table};
 use fleetscore_harness::{PATIENCE, Servers};
-use latency::Latencies;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -59,7 +57,7 @@ pub fn measure(site: &Site, servers: &Servers, scenario: &Scenario) -> Result<Me
     let mut pipeline = site.pipeline(servers, "soak", &scenario.load)?;
     let fleet = scenario.load.fleet(scenario.rate, now_us());
     let producer = Producer::start(&pipeline.bootstrap, &pipeline.topic, fleet, Some(1.0), None)?;
-    let (began, mut latencies, mut samples) = (Instant::now(), Latencies::default(), Vec::new());
+    let (began, mut latencies, mut samples) = (Instant::now(), Latencies::new(Since::Sent), Vec::new());
     let mut next = scenario.sample_seconds;
     while began.elapsed() < Duration::from_secs(scenario.seconds) {
         std::thread::sleep(LOOK_EVERY);
@@ -94,13 +92,8 @@ pub fn measure(site: &Site, servers: &Servers, scenario: &Scenario) -> Result<Me
         readings: (sent.readings, sent.late),
         compared: compare(&mut pipeline.sql, &sent, &pipeline.models)?,
     };
-    match &measured.compared {
-        c if c.differences > 0 => {
-            Err(format!("{} differences from the oracle:\n{}", c.differences, c.told.join("\n")).into())
-        }
-        c if c.windows == 0 || c.predictions == 0 => Err(format!("nothing was compared: {c:?}").into()),
-        _ => Ok(measured),
-    }
+    measured.compared.exact()?;
+    Ok(measured)
 }
 
 impl Measured {

@@ -1,13 +1,30 @@
 //! What is looked at every few seconds.
 
-use super::latency::{Latencies, Percentiles};
 use crate::Result;
 use crate::live::Pipeline;
+use crate::live::latency::{Latencies, Way};
 use crate::live::producer::Producer;
 use crate::live::watch::{Look, look};
+use crate::report::quantile;
 
 /// What one process holds.
 pub type Held = (&'static str, Look);
+
+/// Seconds of one stretch: median and 99th percentile.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Percentiles {
+    /// Half take no longer.
+    pub p50_s: Option<f64>,
+    /// All but one of a hundred take no longer.
+    pub p99_s: Option<f64>,
+}
+
+impl Percentiles {
+    fn of(ways: &[Way]) -> Self {
+        let seconds: Vec<f64> = ways.iter().map(Way::seconds).collect();
+        Self { p50_s: quantile(&seconds, 0.5), p99_s: quantile(&seconds, 0.99) }
+    }
+}
 
 /// One look at everything.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +73,7 @@ impl Sample {
         let row = rows.first().ok_or("the database does not say its size")?;
         let number = |i: usize| row.get::<_, i64>(i).unsigned_abs();
         let (messages, readings) = producer.sent();
-        let (to_sql, to_score) = latencies.take();
+        let (committed, scored) = latencies.take();
         Ok(Self {
             seconds,
             held,
@@ -66,8 +83,8 @@ impl Sample {
             letters: number(3),
             readings,
             lag_s: (messages as f64 - in_sql as f64).max(0.0) / (messages as f64 / seconds).max(1.0),
-            to_sql,
-            to_score,
+            to_sql: Percentiles::of(&committed),
+            to_score: Percentiles::of(&scored),
         })
     }
 
