@@ -22,7 +22,7 @@ use fleetscore_store::{
 };
 use futures::{StreamExt, TryStreamExt};
 use keep::{asked_for, keep, mendable};
-use pauses::retry_after_us;
+use pauses::{fetch_after_us, retry_after_us};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -32,8 +32,8 @@ use uuid::Uuid;
 /// What a task's row says of that.
 const STOPPED: &str = "the worker was told to stop";
 
-/// The first pause, and the longest, of a worker that only meets runs which a person must help: where a set cannot be
-/// read, every run has the same fault.
+/// The first pause, and the longest, of a worker that only meets runs which a person must help, or models that cannot be
+/// fetched: where a set cannot be read, every run has the same fault.
 const HELPLESS: Duration = Duration::from_millis(50);
 const LONGEST_HELPLESS: Duration = Duration::from_secs(5);
 
@@ -45,8 +45,6 @@ enum Ended {
     /// Somebody else has it, or its run is over.
     Lost,
     Failed(ScorerError),
-    /// Its models cannot be fetched just now.
-    Unfetched(ScorerError),
     /// Shutdown came first.
     GivenBack,
 }
@@ -128,7 +126,7 @@ fn deadly(task: &Task, spec: &ScheduleSpec) -> Option<String> {
     })
 }
 
-/// One task; a service is `patient`: what a person can mend it waits for. False where a person must help.
+/// One task; a service is `patient`: it waits for what a person can mend, and for models. False where it has to.
 async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &CancellationToken) -> bool {
     // Of a store that is away the attempt speaks.
     if task.tries > LOSSES
@@ -154,9 +152,12 @@ async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &C
         Ended::GivenBack => {
             hand_back(shared, task, STOPPED, Some(Retry { after_us: 0, counts: false })).await;
         }
-        Ended::Unfetched(e) => {
-            hand_back(shared, task, &e.to_string(), Some(Retry { after_us: 0, counts: false })).await;
-            fetched(shared, task.model_set, shutdown).await;
+        // The models cannot be fetched just now. The shard rests and is anybody's then: another process may have them in
+        // memory, or a way to the storage that this one lacks; and this one goes on with shards whose models it has.
+        Ended::Failed(e) if patient && e.is_transient() => {
+            let retry = Retry { after_us: fetch_after_us(task.attempt), counts: false };
+            hand_back(shared, task, &e.to_string(), Some(retry)).await;
+            return false;
         }
         Ended::Failed(e) if patient && mendable(&e) && !asked_for(task) => {
             keep(shared, task, &e, shutdown).await;
@@ -165,18 +166,6 @@ async fn one_task(shared: &Arc<Shared>, task: &Task, patient: bool, shutdown: &C
         Ended::Failed(e) => failed(shared, task, &e).await,
     }
     true
-}
-
-/// Waits until the set can be had, or cannot for a reason that a shard's row must tell. No shard is held meanwhile: another
-/// process may have the set in memory, or a way to the storage that this one lacks.
-async fn fetched(shared: &Shared, version: i64, shutdown: &CancellationToken) {
-    let mut backoff = Backoff::new();
-    while backoff.wait(shutdown).await {
-        match shared.table(version).await {
-            Err(e) if e.is_transient() => shared.trouble("loading a model set", &e),
-            _ => return,
-        }
-    }
 }
 
 /// A failed attempt: again after a pause, or never again.
@@ -230,7 +219,6 @@ fn finished(done: Result<Option<Stored>>) -> Ended {
     match done {
         Ok(Some(stored)) => Ended::Scored(stored),
         Ok(None) => Ended::Lost,
-        Err(e @ ScorerError::ModelSet { transient: true, .. }) => Ended::Unfetched(e),
         Err(e) => Ended::Failed(e),
     }
 }
@@ -246,8 +234,8 @@ async fn renew(shared: &Shared, task: &Task) {
 const MET: [Duration; 3] = [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
 
 /// Scores and commits; transient errors are waited out for as long as the lease can be renewed, and do not count against
-/// the time that an attempt may take. Whatever broke, the whole pipeline is made again: a stream is read once. A service
-/// waits for its models elsewhere, without the shard. `None` = fenced.
+/// the time that an attempt may take. Whatever broke, the whole pipeline is made again: a stream is read once. Only for
+/// models a patient service does not wait here, where it holds the shard. `None` = fenced.
 async fn score_and_commit(shared: Arc<Shared>, task: Task, patient: bool) -> Result<Option<Stored>> {
     let mut backoff = Backoff::new();
     let mut met = MET.iter();

@@ -213,6 +213,24 @@ async fn a_worker_that_is_told_to_stop_hands_its_shard_back() {
     assert!(w.runs("default").await.iter().all(|r| r.2 == RunState::Partial));
 }
 
+/// A loader that cannot fetch this set for as long as `away` holds, `after` so long each time.
+fn away_from(set: i64, away: &Arc<AtomicBool>, after: Duration) -> Loader {
+    let away = away.clone();
+    Arc::new(move |version| match version == set && away.load(Ordering::SeqCst) {
+        true => Box::pin(async move {
+            tokio::time::sleep(after).await;
+            Err(ScorerError::ModelSet { version, message: "blobs are away".into(), transient: true })
+        }),
+        false => loader()(version),
+    })
+}
+
+async fn waits_for_blobs(handle: &Handle) {
+    let said =
+        async || handle.snapshot().trouble.is_some_and(|t| t.starts_with("waiting for blob storage: "));
+    until("trouble", said).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_cannot_fetch_models_leaves_the_shards_to_others() {
     let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
@@ -220,21 +238,15 @@ async fn a_worker_that_cannot_fetch_models_leaves_the_shards_to_others() {
     w.send(0, &[(0, 1, 5.0), (1, 1, 5.0), (2, 1, 5.0)], Some(at(3)), false).await;
     w.look().await;
     let away = Arc::new(AtomicBool::new(true));
-    let cut_off: Loader = {
-        let away = away.clone();
-        Arc::new(move |version| match away.load(Ordering::SeqCst) {
-            true => Box::pin(async move {
-                Err(ScorerError::ModelSet { version, message: "blobs are away".into(), transient: true })
-            }),
-            false => loader()(version),
-        })
-    };
+    let cut_off = away_from(1, &away, Duration::ZERO);
     let cold = Arc::new(Shared::new(w.store.clone(), memory_blobs(), options(&w, "cold"), cut_off));
     let stop = CancellationToken::new();
     let workers: Vec<_> = (0..2).map(|_| tokio::spawn(work(cold.clone(), None, stop.clone()))).collect();
     let handle = Handle { shared: cold };
-    until("trouble", async || {
-        handle.snapshot().trouble.is_some_and(|t| t.starts_with("waiting for blob storage: "))
+    waits_for_blobs(&handle).await;
+    until("a run that says what it waits for", async || {
+        let runs = w.store.runs(&RunFilter::default()).await.unwrap();
+        runs.iter().any(|r| r.error.as_deref().is_some_and(|e| e.contains("blobs are away")))
     })
     .await;
     until("another one has scored all that there is", async || {
@@ -252,7 +264,61 @@ async fn a_worker_that_cannot_fetch_models_leaves_the_shards_to_others() {
     for worker in workers {
         worker.await.unwrap();
     }
-    assert!(w.runs("default").await.iter().all(|r| r.2 == RunState::Partial));
+    let runs = w.store.runs(&RunFilter::default()).await.unwrap();
+    let over = |r: &RunRow| {
+        r.state == RunState::Partial && r.error.as_deref().is_none_or(|e| !e.contains("blobs are away"))
+    };
+    assert!(runs.iter().all(over), "{runs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_cannot_be_fetched_keeps_no_other_waiting() {
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
+    assert_eq!((w.activate().await, w.activate().await), (1, 2));
+    let away = Arc::new(AtomicBool::new(true));
+    let without_1 = away_from(1, &away, Duration::ZERO);
+    let shared = Arc::new(Shared::new(w.store.clone(), memory_blobs(), options(&w, "a"), without_1));
+    let handle = Handle { shared: shared.clone() };
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(work(shared, None, stop.clone()));
+    // A person has an old interval scored with the old set: the oldest run there is.
+    let old = new_run(span(-9, -8), RunCause::Rescore, 1);
+    let id = old.run_id;
+    assert_eq!(w.store.plan(&Plan { open: vec![old], ..Plan::default() }).await.unwrap(), Outcome::Done);
+    waits_for_blobs(&handle).await;
+    for m in 0..5 {
+        w.send(0, &[(m, 1, 5.0)], Some(at(m + 1)), false).await;
+        w.look().await;
+    }
+    until("the live intervals", async || handle.snapshot().intervals_scored == 5).await;
+    // The old run is ended: nobody waits for its set any more.
+    let end = Plan { end: vec![(id, "not wanted any more".into())], ..Plan::default() };
+    assert_eq!(w.store.plan(&end).await.unwrap(), Outcome::Done);
+    w.send(0, &[(5, 1, 5.0)], Some(at(6)), false).await;
+    w.look().await;
+    until("the next one", async || handle.snapshot().intervals_scored == 6).await;
+    stop.cancel();
+    worker.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_stops_while_models_are_being_fetched() {
+    let mut w = World::live(&[schedule("default", 1, 1, CatchUp::All)]).await;
+    w.activate().await;
+    w.send(0, &[(0, 1, 5.0)], Some(at(1)), false).await;
+    w.look().await;
+    let hangs = away_from(1, &Arc::new(AtomicBool::new(true)), Duration::from_secs(600));
+    let quick = Options { finish_us: 100_000, ..options(&w, "a") };
+    let shared = Arc::new(Shared::new(w.store.clone(), memory_blobs(), quick, hangs));
+    let stop = CancellationToken::new();
+    let working = tokio::spawn(work(shared, None, stop.clone()));
+    until("a claim", async || {
+        let run = w.store.runs(&RunFilter::default()).await.unwrap().remove(0);
+        w.store.run_tasks(run.run_id).await.unwrap().iter().any(|t| t.worker.is_some())
+    })
+    .await;
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(60), working).await.expect("it stops").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

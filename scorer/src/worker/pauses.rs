@@ -10,6 +10,10 @@ const LONGEST_US: i64 = 60 * US_PER_S;
 const KEPT_US: i64 = US_PER_S / 10;
 const KEPT_LONGEST_US: i64 = 60 * US_PER_S;
 
+/// The first pause of a shard whose models cannot be fetched, and the longest: others may have them.
+const FETCH_US: i64 = US_PER_S / 10;
+const FETCH_LONGEST_US: i64 = 5 * US_PER_S;
+
 /// After so many failures of a run at a shard.
 pub(super) fn retry_after_us(failures: i64) -> i64 {
     doubled(FIRST_US, failures, LONGEST_US)
@@ -19,6 +23,11 @@ pub(super) fn retry_after_us(failures: i64) -> i64 {
 /// was scored often begins with a longer pause.)
 pub(super) fn kept_after_us(attempt: i64) -> i64 {
     doubled(KEPT_US, attempt, KEPT_LONGEST_US)
+}
+
+/// After so many attempts at a shard whose models could not be fetched.
+pub(super) fn fetch_after_us(attempt: i64) -> i64 {
+    doubled(FETCH_US, attempt, FETCH_LONGEST_US)
 }
 
 fn doubled(first_us: i64, times: i64, longest_us: i64) -> i64 {
@@ -47,6 +56,7 @@ mod tests {
         for (name, times, failed, kept) in cases {
             assert_eq!(retry_after_us(times), failed * 1000, "{name}");
             assert_eq!(kept_after_us(times), kept * 1000, "{name}");
+            assert_eq!(fetch_after_us(times), kept.min(5_000) * 1000, "{name}");
         }
     }
 }

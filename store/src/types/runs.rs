@@ -376,7 +376,8 @@ pub struct TaskFailure<'a> {
 pub struct Retry {
     /// Not before so much time has passed, in microseconds.
     pub after_us: i64,
-    /// Whether the attempt counts as one of the run's tries: not where the worker was told to stop, or a person must help.
+    /// Whether the attempt counts as one of the run's tries: not where the worker was told to stop, a person must help, or the models
+    /// cannot be fetched just now.
     pub counts: bool,
 }
 
