@@ -9,7 +9,7 @@ use fleetscore_schemas::time::{Interval, Timestamp};
 use fleetscore_store::{DeadLetterFilter, DeadLetterRow, Loss, ProgressRow, Selection, Store};
 use futures::TryStreamExt;
 use futures_executor::block_on;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What has come of one partition up to each offset.
 #[derive(Debug)]
@@ -211,11 +211,13 @@ fn letters(store: &dyn Store, oracle: &Oracle, all: bool) -> Result<(), String> 
     ))
 }
 
-/// Takes out of `want` what is not kept one by one but counted: each in a range of its partition and code, and as many as
-/// are counted.
+/// Takes out of `want` what is not kept one by one but counted: each in a range of its partition and code, as many as are
+/// counted, and no range further than what it counts.
 fn take_counted(got: &[Letter], ranges: &[DeadLetterRow], want: &mut Vec<Letter>) -> Result<(), String> {
     let mut uncounted: BTreeMap<(u32, String), i64> = BTreeMap::new();
     let mut out_of_range = None;
+    // Offsets of what is counted: a range must begin and end with one.
+    let mut counted: BTreeSet<(u32, String, i64)> = BTreeSet::new();
     want.retain(|letter| {
         let kept = got.binary_search(letter).is_ok();
         if !kept {
@@ -228,10 +230,16 @@ fn take_counted(got: &[Letter], ranges: &[DeadLetterRow], want: &mut Vec<Letter>
                     .get_or_insert_with(|| format!("{letter:?} is neither kept nor in a counted range"));
             }
             *uncounted.entry((letter.partition, letter.code.clone())).or_default() += 1;
+            counted.insert((letter.partition, letter.code.clone(), letter.offset));
         }
         kept
     });
     for row in ranges {
+        for end in [row.offset, row.last_offset.unwrap_or(row.offset)] {
+            if !counted.contains(&(row.partition.partition as u32, row.code.clone(), end)) {
+                out_of_range.get_or_insert_with(|| format!("nothing is counted at the end {end} of {row:?}"));
+            }
+        }
         *uncounted.entry((row.partition.partition as u32, row.code.clone())).or_default() -= row.count;
     }
     if let Some(what) = out_of_range {

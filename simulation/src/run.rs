@@ -320,7 +320,7 @@ impl Simulation<'_> {
         Ok(tokio::spawn(async move {
             while !closing.load(SeqCst) && world.failure().is_none() {
                 let process = Arc::new(Process::new(ids.fetch_add(1, SeqCst)));
-                let store = Arc::new(SimStore { world: Arc::clone(&world), process: Arc::clone(&process) });
+                let store = Arc::new(SimStore::new(Arc::clone(&world), Arc::clone(&process)));
                 let source = SimSource::new(
                     Arc::clone(&world),
                     process.id,

@@ -3,17 +3,17 @@
 
 use crate::process::Process;
 use crate::time::{Instant, sleep};
-use crate::world::{Fate, Step, World};
+use crate::world::{Fate, Step, World, lock};
 use async_trait::async_trait;
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_store::forward::Forward;
 use fleetscore_store::{
-    Checkpoint, Claim, Heartbeat, Outcome, PaneSettings, Progress, ReadinessSettings, Result, Store,
+    Advance, Checkpoint, Claim, Heartbeat, Outcome, PaneSettings, Progress, ReadinessSettings, Result, Store,
     StoreError,
 };
 use futures_executor::block_on;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// One process' connection.
@@ -22,10 +22,24 @@ pub(crate) struct SimStore {
     /// The world with the store in it.
     pub(crate) world: Arc<World>,
     /// Whose connection this is.
-    pub(crate) process: Arc<Process>,
+    process: Arc<Process>,
+    /// The newest checkpoint, and when it was sent first: what it says is of that time, however often it is sent again.
+    newest: Mutex<(Vec<Advance>, Instant)>,
 }
 
 impl SimStore {
+    pub(crate) fn new(world: Arc<World>, process: Arc<Process>) -> Self {
+        Self { world, process, newest: Mutex::new((Vec::new(), Instant::now())) }
+    }
+
+    fn first_sent(&self, checkpoint: &Checkpoint) -> Instant {
+        let mut newest = lock(&self.newest);
+        if newest.0 != checkpoint.advances {
+            *newest = (checkpoint.advances.clone(), Instant::now());
+        }
+        newest.1
+    }
+
     /// Sends a call, and waits for what comes back. The server does its part in a task of its own.
     async fn remote<T, F>(&self, step: Step, call: F) -> Result<T>
     where
@@ -107,6 +121,7 @@ impl Forward for SimStore {
     }
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         let checkpoint = checkpoint.clone();
-        self.remote(Step::Checkpoint, move |w| w.checkpoint(&checkpoint)).await
+        let sent = self.first_sent(&checkpoint);
+        self.remote(Step::Checkpoint, move |w| w.checkpoint(&checkpoint, sent)).await
     }
 }

@@ -160,7 +160,7 @@ impl std::fmt::Debug for World {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // All on one thread; after a panic the simulation is over anyway.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -297,8 +297,7 @@ impl World {
         }
     }
 
-    /// The server's part of a sign of life. Who says that a partition is quiet has committed all that was in it
-    /// `idle_timeout` before (and what the broker was late to tell).
+    /// The server's part of a sign of life.
     pub(crate) fn heartbeat(
         &self,
         source: &str,
@@ -307,25 +306,41 @@ impl World {
         sent: Instant,
     ) -> Result<Outcome> {
         let outcome = block_on(self.store.heartbeat(source, owner, beats))?;
-        let quiet: Vec<_> = beats.iter().filter(|b| b.quiet_at.is_some()).collect();
-        if outcome == Outcome::Done && !quiet.is_empty() {
-            let progress = block_on(self.store.progress())?;
-            let topic = self.topic();
-            for Heartbeat { partition, .. } in quiet {
-                let long = self.idle_timeout + HEARING_SLACK;
-                let end = topic.log.partitions[partition.partition as usize].end_before(sent, long);
-                let position =
-                    progress.rows.iter().find(|r| r.partition == *partition).map(|r| r.next_offset);
-                if position.is_none_or(|position| position < end) {
-                    self.fail(format!("{partition} is said to be quiet at {position:?}, and {end} offsets had long been there"));
-                }
-            }
+        if outcome == Outcome::Done {
+            let quiet = beats.iter().filter(|b| b.quiet_at.is_some());
+            self.must_be_quiet(quiet.map(|b| &b.partition), sent)?;
         }
         Ok(outcome)
     }
 
+    /// Who says that a partition is quiet has committed all that was in it `idle_timeout` before (and what the broker was
+    /// late to tell).
+    fn must_be_quiet<'p>(
+        &self,
+        partitions: impl Iterator<Item = &'p TopicPartition>,
+        sent: Instant,
+    ) -> Result<()> {
+        let mut partitions = partitions.peekable();
+        if partitions.peek().is_none() {
+            return Ok(());
+        }
+        let progress = block_on(self.store.progress())?;
+        let topic = self.topic();
+        for partition in partitions {
+            let long = self.idle_timeout + HEARING_SLACK;
+            let end = topic.log.partitions[partition.partition as usize].end_before(sent, long);
+            let position = progress.rows.iter().find(|r| r.partition == *partition).map(|r| r.next_offset);
+            if position.is_none_or(|position| position < end) {
+                self.fail(format!(
+                    "{partition} is said to be quiet at {position:?}, and {end} offsets had long been there"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The server's part of a checkpoint, and a look at what it has left.
-    pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
+    pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint, sent: Instant) -> Result<Outcome> {
         let excused = (self.excuses && lock(&self.rng).u8(..16) == 0).then(|| excused(checkpoint));
         let checkpoint = excused.as_ref().unwrap_or(checkpoint);
         let result = block_on(self.store.checkpoint(checkpoint));
@@ -334,6 +349,8 @@ impl World {
                 for loss in &checkpoint.losses {
                     self.must_be_deleted(&loss.partition, loss.to);
                 }
+                let quiet = checkpoint.advances.iter().filter(|a| a.quiet_at.is_some());
+                self.must_be_quiet(quiet.map(|a| &a.partition), sent)?;
                 let counts = checkpoint
                     .deltas
                     .column_by_name(fleetscore_schemas::delta::columns::COUNT)

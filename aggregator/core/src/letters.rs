@@ -32,13 +32,12 @@ pub(crate) struct Refused<'a> {
     pub(crate) count: u64,
 }
 
-/// Dead letters, and what of them is kept.
+/// A number of dead letters. For a minute's bounds these are the ones kept one by one, and their bytes; for a flood all of
+/// them, and how many of these are not kept one by one.
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     letters: u64,
-    /// Of the letters, those that are not kept one by one.
     counted: u64,
-    /// Of those that are.
     bytes: usize,
 }
 

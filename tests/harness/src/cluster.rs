@@ -181,6 +181,7 @@ fn properties(
          group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\nmessage.max.bytes=2000000\n\
          broker.session.timeout.ms=4000\nbroker.heartbeat.interval.ms=500\nreplica.lag.time.max.ms=5000\n\
          controller.quorum.election.timeout.ms=1000\ncontroller.quorum.fetch.timeout.ms=2000\n\
+         initial.broker.registration.timeout.ms=600000\n\
          num.network.threads=2\nnum.io.threads=2\nbackground.threads=2\n\
          log.segment.bytes=67108864\nlog.cleaner.enable=false\ncontrolled.shutdown.max.retries=2\n",
         folder.join("log").display()
