@@ -3,6 +3,7 @@
 
 use crate::bare::{self, Consumed};
 use crate::core::{cpu_of, cpu_of_family, cpu_of_threads};
+use crate::flame::Sampling;
 use crate::messages::{Fleet, Sums};
 use crate::peers::Peer;
 use fleetscore_benchmarks::Result;
@@ -51,6 +52,18 @@ pub(crate) struct Args {
     /// Repetitions of each; medians are shown.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
+    /// Takes one more consumption into PostgreSQL under `perf` for each packing, and draws a flame graph of it here.
+    #[arg(long, value_name = "DIR")]
+    flame: Option<PathBuf>,
+}
+
+/// What is consumed.
+#[derive(Clone, Copy)]
+struct Topic<'a> {
+    kafka: &'a Kafka,
+    name: &'a str,
+    sums: Sums,
+    messages: u64,
 }
 
 const PARTITIONS: usize = 8;
@@ -94,34 +107,35 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
             seed: 1,
         };
         let kafka = servers.kafka();
-        let topic = format!("stream-{packed}");
-        kafka.create_topic(&topic, PARTITIONS as i32);
-        let (sums, messages) = fill(&kafka, &topic, fleet)?;
+        let name = format!("stream-{packed}");
+        kafka.create_topic(&name, PARTITIONS as i32);
+        let (sums, messages) = fill(&kafka, &name, fleet)?;
+        let topic = Topic { kafka: &kafka, name: &name, sums, messages };
+        let into_postgres = |which: &str, flame: Option<&Path>| {
+            let database = format!("stream_{packed}_{which}");
+            ours(args, topic, Store::Postgres(&postgres, &database), flame)
+        };
         let mut runs: Vec<Vec<Run>> = Vec::new();
         for repeat in 0..args.repeats {
             eprintln!("{packed} per message, repetition {repeat}");
-            let all = vec![
-                bare(&kafka, &topic, messages)?,
-                ours(
-                    args,
-                    &kafka,
-                    &topic,
-                    Store::Postgres(&postgres, &format!("stream_{packed}_{repeat}")),
-                    (sums, messages),
-                )?,
-                ours(args, &kafka, &topic, Store::Sqlite, (sums, messages))?,
-            ];
-            runs.push(all);
+            runs.push(vec![
+                bare(topic)?,
+                into_postgres(&repeat.to_string(), None)?,
+                ours(args, topic, Store::Sqlite, None)?,
+            ]);
+        }
+        if let Some(folder) = &args.flame {
+            into_postgres("flame", Some(&folder.join(format!("stream-{packed}.svg"))))?;
         }
         let mut peers = Vec::new();
         for peer in args.peers.iter().filter(|p| p.takes(packed)) {
             eprintln!("{packed} per message, {peer:?}");
-            peers.push(peer.run(&kafka.bootstrap, &topic, packed, &postgres, sums)?);
+            peers.push(peer.run(&kafka.bootstrap, &name, packed, &postgres, sums)?);
         }
         table(report, packed, sums, &runs);
         stages(report, packed, sums, &runs);
         beside_peers(report, packed, sums, &runs, &peers);
-        kafka.delete_topic(&topic);
+        kafka.delete_topic(&name);
     }
     servers.stop();
     Ok(())
@@ -269,9 +283,9 @@ fn fill(kafka: &Kafka, topic: &str, fleet: Fleet) -> Result<(Sums, u64)> {
 }
 
 /// The bare client in a process of its own.
-fn bare(kafka: &Kafka, topic: &str, messages: u64) -> Result<Run> {
+fn bare(topic: Topic<'_>) -> Result<Run> {
     let Consumed { seconds, cpu, peak_bytes } =
-        bare::in_a_process(&kafka.bootstrap, topic, PARTITIONS, messages)?;
+        bare::in_a_process(&topic.kafka.bootstrap, topic.name, PARTITIONS, topic.messages)?;
     Ok(Run {
         what: "bytes counted by librdkafka's batch call".into(),
         seconds,
@@ -286,14 +300,9 @@ enum Store<'a> {
     Sqlite,
 }
 
-/// `fleetscore aggregate` until all of the topic is committed.
-fn ours(
-    args: &Args,
-    kafka: &Kafka,
-    topic: &str,
-    store: Store<'_>,
-    (sums, messages): (Sums, u64),
-) -> Result<Run> {
+/// `fleetscore aggregate` until all of the topic is committed, and a flame graph of that.
+fn ours(args: &Args, topic: Topic<'_>, store: Store<'_>, flame: Option<&Path>) -> Result<Run> {
+    let Topic { kafka, name: topic, sums, messages } = topic;
     let folder = tempfile::Builder::new().prefix("fleetscore-benchmark-").tempdir()?;
     let (what, url) = match &store {
         Store::Postgres(server, name) => ("windows in PostgreSQL", server.database(name)?),
@@ -301,10 +310,11 @@ fn ours(
             ("windows in SQLite", format!("sqlite:{}", folder.path().join("fleetscore.db").display()))
         }
     };
-    let servers_before = match &store {
-        Store::Postgres(server, _) => cpu_of_family(server.id()),
-        Store::Sqlite => Duration::ZERO,
+    let server = match &store {
+        Store::Postgres(server, _) => Some(server.id()),
+        Store::Sqlite => None,
     };
+    let server_before = server.map(cpu_of_family).unwrap_or_default();
     let log = folder.path().join("aggregate.log");
     let mut command = Command::new(&args.fleetscore);
     command.args(["aggregate", "--store", &url, "--kafka", &kafka.bootstrap, "--topic", topic]);
@@ -312,17 +322,21 @@ fn ours(
         .args(["--max-disorder", "10s", "--checkpoint-interval", "1s", "--data-dir"])
         .arg(folder.path().join("data"));
     let mut service = Service::start(command, &log, libc::SIGTERM)?;
+    let sampling = match flame {
+        Some(_) => Some(Sampling::start([service.id()].into_iter().chain(server))?),
+        None => None,
+    };
     let mut memory = Memory::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log));
     let (cpu, threads) = (cpu_of(service.id()), cpu_of_threads(service.id()));
     service.stop();
     let seconds = looked?;
+    if let (Some(sampling), Some(file)) = (sampling, flame) {
+        sampling.draw(file)?;
+    }
     check(&url, sums)?;
-    let of_server = match &store {
-        Store::Postgres(server, _) => cpu_of_family(server.id()).saturating_sub(servers_before),
-        Store::Sqlite => Duration::ZERO,
-    };
+    let of_server = server.map(cpu_of_family).unwrap_or_default().saturating_sub(server_before);
     if let Store::Postgres(server, name) = &store {
         server.drop_database(name)?;
     }

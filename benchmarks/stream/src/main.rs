@@ -4,6 +4,7 @@ mod bare;
 mod checkpoint;
 mod core;
 mod decode;
+mod flame;
 mod kafka;
 mod messages;
 mod panes;
