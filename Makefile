@@ -27,7 +27,7 @@ test: deps unit fuzz-smoke e2e ## Run all tests; starts a real Kafka, PostgreSQL
 
 unit: ## Run unit and property tests of all crates, and the consumer against the embedded broker (no servers)
 	$(CARGO) test $(ALL) --lib --bins --examples -q
-	$(CARGO) test $(ALL) --test embedded --test wire_format -q
+	$(CARGO) test $(ALL) --test embedded --test wire_format --test small -q
 	$(CARGO) test $(ALL) --doc -q
 	$(CARGO) test -p fleetscore-http -q
 

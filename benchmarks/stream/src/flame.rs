@@ -29,7 +29,17 @@ impl Sampling {
         let pids: Vec<String> = pids.into_iter().map(|pid| pid.to_string()).collect();
         let mut command = Command::new("perf");
         // By the tables that unwind a panic: release builds keep them, and no frame pointers.
-        command.args(["record", "-F", PER_SECOND, "--call-graph", "dwarf,8192", "-p", &pids.join(",")]);
+        command.args([
+            "record",
+            "-e",
+            "cpu-clock",
+            "-F",
+            PER_SECOND,
+            "--call-graph",
+            "dwarf,8192",
+            "-p",
+            &pids.join(","),
+        ]);
         command.arg("-o").arg(folder.path().join("samples"));
         let perf = Service::start(command, &folder.path().join("perf.log"), libc::SIGINT)
             .map_err(|e| format!("a flame graph needs `perf` (Debian: linux-perf): {e}"))?;
@@ -55,7 +65,7 @@ impl Sampling {
             .collect();
         let mut options = Options::default();
         options.title = "Kafka to windows in PostgreSQL: processor time by thread".into();
-        options.count_name = "samples".into();
+        options.count_name = "ns".into();
         std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
         from_reader(&mut options, BufReader::new(folded.as_bytes()), BufWriter::new(File::create(file)?))?;
         Ok(())

@@ -34,9 +34,9 @@ pub(crate) struct Args {
         value_name = "DIR"
     )]
     pg_bin: PathBuf,
-    /// Number of series.
-    #[arg(long, default_value_t = 10_000)]
-    series: u32,
+    /// Numbers of series, ascending: what more of them take is a table of its own.
+    #[arg(long, value_delimiter = ',', default_value = "10000")]
+    series: Vec<u32>,
     /// Readings in the topic.
     #[arg(long, default_value_t = 10_000_000)]
     readings: usize,
@@ -92,58 +92,113 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
     report.setting(
         "topic",
         format!(
-            "{PARTITIONS} partitions, one broker, {} readings of {} series in {} panes of a minute",
-            args.readings, args.series, args.panes
+            "{PARTITIONS} partitions, one broker, {} readings in {} panes of a minute",
+            args.readings, args.panes
         ),
     );
     report.setting("seconds", "from the grant of partitions to the last commit, at most checkpoint_interval = 1s after the last message; processor time of all processes but the broker, their start included");
     for &packed in &args.packed {
-        let fleet = Fleet {
-            series: args.series,
-            readings: args.readings,
-            packed,
-            partitions: PARTITIONS,
-            panes: args.panes,
-            seed: 1,
-        };
-        let kafka = servers.kafka();
-        let name = format!("stream-{packed}");
-        kafka.create_topic(&name, PARTITIONS as i32);
-        let (sums, messages) = fill(&kafka, &name, fleet)?;
-        let topic = Topic { kafka: &kafka, name: &name, sums, messages };
-        let into_postgres = |which: &str, flame: Option<&Path>| {
-            let database = format!("stream_{packed}_{which}");
-            ours(args, topic, Store::Postgres(&postgres, &database), flame)
-        };
-        let mut runs: Vec<Vec<Run>> = Vec::new();
-        for repeat in 0..args.repeats {
-            eprintln!("{packed} per message, repetition {repeat}");
-            runs.push(vec![
-                bare(topic)?,
-                into_postgres(&repeat.to_string(), None)?,
-                ours(args, topic, Store::Sqlite, None)?,
-            ]);
+        let mut all = Vec::new();
+        for &series in &args.series {
+            let fleet = Fleet {
+                series,
+                readings: args.readings,
+                packed,
+                partitions: PARTITIONS,
+                panes: args.panes,
+                seed: 1,
+            };
+            all.push((series, one_topic(args, report, &servers, &postgres, fleet)?));
         }
-        if let Some(folder) = &args.flame {
-            into_postgres("flame", Some(&folder.join(format!("stream-{packed}.svg"))))?;
-        }
-        let mut peers = Vec::new();
-        for peer in args.peers.iter().filter(|p| p.takes(packed)) {
-            eprintln!("{packed} per message, {peer:?}");
-            peers.push(peer.run(&kafka.bootstrap, &name, packed, &postgres, sums)?);
-        }
-        table(report, packed, sums, &runs);
-        stages(report, packed, sums, &runs);
-        beside_peers(report, packed, sums, &runs, &peers);
-        kafka.delete_topic(&name);
+        by_series(report, packed, args.readings, &all);
     }
     servers.stop();
     Ok(())
 }
 
-fn table(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
+/// All consumptions of one topic, and their tables. Returns those of ours, by repetition and kind.
+fn one_topic(
+    args: &Args,
+    report: &mut Report,
+    servers: &Servers,
+    postgres: &Postgres,
+    fleet: Fleet,
+) -> Result<Vec<Vec<Run>>> {
+    let Fleet { packed, series, .. } = fleet;
+    let kafka = servers.kafka();
+    let name = format!("stream-{packed}-{series}");
+    kafka.create_topic(&name, PARTITIONS as i32);
+    let (sums, messages) = fill(&kafka, &name, fleet)?;
+    let topic = Topic { kafka: &kafka, name: &name, sums, messages };
+    let into_postgres = |which: &str, flame: Option<&Path>| {
+        let database = format!("stream_{packed}_{series}_{which}");
+        ours(args, topic, Store::Postgres(postgres, &database), flame)
+    };
+    let mut runs: Vec<Vec<Run>> = Vec::new();
+    for repeat in 0..args.repeats {
+        eprintln!("{series} series, {packed} per message, repetition {repeat}");
+        runs.push(vec![
+            bare(topic)?,
+            into_postgres(&repeat.to_string(), None)?,
+            ours(args, topic, Store::Sqlite, None)?,
+        ]);
+    }
+    if let Some(folder) = &args.flame {
+        into_postgres("flame", Some(&folder.join(format!("{name}.svg"))))?;
+    }
+    let mut peers = Vec::new();
+    for peer in args.peers.iter().filter(|p| p.takes(packed)) {
+        eprintln!("{series} series, {packed} per message, {peer:?}");
+        peers.push(peer.run(&kafka.bootstrap, &name, packed, postgres, sums)?);
+    }
+    table(report, fleet, sums, &runs);
+    stages(report, fleet, sums, &runs);
+    beside_peers(report, packed, sums, &runs, &peers);
+    kafka.delete_topic(&name);
+    Ok(runs)
+}
+
+/// Windows of a series that are open at a time: a pane, and the one before for as long as readings may be out of order.
+const OPEN_WINDOWS: f64 = 2.0;
+
+/// What more series take, of time and of memory, for the same number of readings.
+fn by_series(report: &mut Report, packed: usize, readings: usize, all: &[(u32, Vec<Vec<Run>>)]) {
+    let of = |runs: &[Vec<Run>]| {
+        let rates: Vec<f64> = runs.iter().map(|all| readings as f64 / all[1].seconds / 1e6).collect();
+        let peak = runs.iter().filter_map(|all| all[1].peak_bytes).max();
+        (median(&rates).unwrap_or(f64::NAN), peak.map_or(f64::NAN, |bytes| bytes as f64))
+    };
+    let [(few, first), rest @ ..] = all else { return };
+    if rest.is_empty() {
+        return;
+    }
+    let (first_rate, first_peak) = of(first);
     let mut table = Table::new(
-        format!("Kafka, {packed} readings per message"),
+        format!("Into PostgreSQL by number of series, {packed} readings per message"),
+        &["series", "M readings/s", "first / this", "peak MB", "more bytes per series and open window"],
+    );
+    for (series, runs) in all {
+        let (rate, peak) = of(runs);
+        let bytes = (peak - first_peak) / (f64::from(series - few) * OPEN_WINDOWS);
+        table.row(vec![
+            u64::from(*series).into(),
+            Cell::number(rate, 2),
+            Cell::number(first_rate / rate, 2),
+            Cell::number(peak / 1e6, 1),
+            Cell::number(Some(bytes).filter(|_| series != few), 0),
+        ]);
+        if (*few, *series, packed) == (1_000, 1_000_000, 1) {
+            report.goal(Goal::at_most("readings/s of 1 k series / of 1 M series", 2.0, first_rate / rate));
+            report.goal(Goal::at_most("more bytes per series and open window, 1 M series", 300.0, bytes));
+        }
+    }
+    report.table(table);
+}
+
+fn table(report: &mut Report, fleet: Fleet, sums: Sums, runs: &[Vec<Run>]) {
+    let Fleet { packed, series, .. } = fleet;
+    let mut table = Table::new(
+        format!("Kafka, {series} series, {packed} readings per message"),
         &["to", "M readings/s", "least", "most", "/ bare", "processor s per million", "peak MB"],
     );
     let kinds = runs.first().map_or(0, Vec::len);
@@ -165,9 +220,11 @@ fn table(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
             Cell::number(median(&cpu), 2),
             Cell::megabytes(runs.iter().filter_map(|all| all[kind].peak_bytes).max()),
         ]);
-        if kind == 1 && packed == 1 {
+        // The goals are those of 10,000 series.
+        let judged = kind == 1 && series == 10_000;
+        if judged && packed == 1 {
             report.goal(Goal::at_least("single readings into PostgreSQL / bare client", 0.8, middle / bare));
-        } else if kind == 1 {
+        } else if judged {
             report.goal(Goal::at_least(
                 format!("{packed} per message into PostgreSQL, M readings/s"),
                 4.0,
@@ -190,9 +247,10 @@ const STAGES: [(&str, &str); 7] = [
 ];
 
 /// Where the time of a reading goes.
-fn stages(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>]) {
+fn stages(report: &mut Report, fleet: Fleet, sums: Sums, runs: &[Vec<Run>]) {
+    let Fleet { packed, series, .. } = fleet;
     let mut table = Table::new(
-        format!("Processor time of one reading, {packed} per message, ns"),
+        format!("Processor time of one reading, {series} series, {packed} per message, ns"),
         &["stage", "thread", "into PostgreSQL", "into SQLite"],
     );
     let ns = |kind: usize, name: &str| {
@@ -322,13 +380,18 @@ fn ours(args: &Args, topic: Topic<'_>, store: Store<'_>, flame: Option<&Path>) -
         .args(["--max-disorder", "10s", "--checkpoint-interval", "1s", "--data-dir"])
         .arg(folder.path().join("data"));
     let mut service = Service::start(command, &log, libc::SIGTERM)?;
-    let sampling = match flame {
-        Some(_) => Some(Sampling::start([service.id()].into_iter().chain(server))?),
-        None => None,
+    let mut sampling = None;
+    let pids = [service.id()].into_iter().chain(server);
+    // All of its threads are there by then.
+    let granted = || -> Result<()> {
+        if flame.is_some() {
+            sampling = Some(Sampling::start(pids)?);
+        }
+        Ok(())
     };
     let mut memory = Memory::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log));
+    let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log, granted));
     let (cpu, threads) = (cpu_of(service.id()), cpu_of_threads(service.id()));
     service.stop();
     let seconds = looked?;
@@ -361,8 +424,9 @@ async fn watch(
     url: &str,
     messages: u64,
     log: &Path,
+    granted: impl FnOnce() -> Result<()>,
 ) -> Result<f64> {
-    let (begun, mut first, mut store) = (Instant::now(), None, None);
+    let (begun, mut first, mut store, mut granted) = (Instant::now(), None, None, Some(granted));
     loop {
         tokio::time::sleep(Duration::from_millis(10)).await;
         memory.look(service.id());
@@ -377,7 +441,10 @@ async fn watch(
             return Err("it takes for ever".into());
         }
         if first.is_none() {
-            first = std::fs::read_to_string(log)?.contains("partitions granted").then(Instant::now);
+            if std::fs::read_to_string(log)?.contains("partitions granted") {
+                first = Some(Instant::now());
+                granted.take().map_or(Ok(()), |granted| granted())?;
+            }
             continue;
         }
         let store = match &mut store {
