@@ -39,12 +39,9 @@ pub fn measure(url: &str, start: Timestamp, folder: &Path) -> Result<Bare> {
          \\timing off\n\
          DROP TABLE bare_prediction_data;\n"
     );
-    let seconds = timings(url, &script)?;
+    let [windows_out, predictions_in] = timings(url, &script)?;
     std::fs::remove_file(folder.join("predictions.copy"))?;
-    match seconds[..] {
-        [windows_out, predictions_in] => Ok(Bare { windows_out, predictions_in }),
-        _ => Err(format!("psql printed {seconds:?} for two times").into()),
-    }
+    Ok(Bare { windows_out, predictions_in })
 }
 
 /// Seconds that the same panes take without us, into a table with the same key that is not parted.
@@ -89,17 +86,16 @@ pub fn merge(url: &str, start: Timestamp, folder: &Path) -> Result<Merged> {
          \\timing off\n\
          DROP TABLE bare_pane_data, more_pane_data;\n"
     );
-    let seconds = timings(url, &script)?;
+    let [copy, upsert] = timings(url, &script)?;
     std::fs::remove_file(folder.join("panes.copy"))?;
-    match seconds[..] {
-        [copy, upsert] => Ok(Merged { copy, upsert }),
-        _ => Err(format!("psql printed {seconds:?} for two times").into()),
-    }
+    Ok(Merged { copy, upsert })
 }
 
 /// What psql says that statements took, in seconds.
-fn timings(url: &str, script: &str) -> Result<Vec<f64>> {
-    Ok(psql(url, script)?.lines().filter_map(milliseconds).map(|ms| ms / 1e3).collect())
+fn timings<const N: usize>(url: &str, script: &str) -> Result<[f64; N]> {
+    let said = psql(url, script)?;
+    let seconds: Vec<f64> = said.lines().filter_map(milliseconds).map(|ms| ms / 1e3).collect();
+    seconds.try_into().map_err(|_| format!("psql printed other than {N} times: {said}").into())
 }
 
 /// `Time: 1234.567 ms (00:01.235)`.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub(crate) struct SimStore {
     /// The world with the store in it.
-    pub(crate) world: Arc<World>,
+    world: Arc<World>,
     /// Whose connection this is.
     process: Arc<Process>,
     /// The newest checkpoint, and when it was sent first: what it says is of that time, however often it is sent again.

@@ -9,19 +9,11 @@ use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
 use fleetscore_benchmarks::server::{Postgres, psql};
 use fleetscore_benchmarks::windows::Filler;
 use fleetscore_schemas::time::Timestamp;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
     /// Windows of one checkpoint, each of another series.
     #[arg(long, default_value_t = 1_000_000)]
     series: u32,
@@ -31,8 +23,8 @@ pub(crate) struct Args {
 }
 
 /// Measures and reports.
-pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
-    let postgres = Postgres::start(&args.pg_bin)?;
+pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()> {
+    let postgres = Postgres::start(pg_bin)?;
     report.setting("server", postgres.description()?);
     report.setting("windows", args.series.to_string());
     let url = postgres.database("checkpoint")?;

@@ -26,14 +26,6 @@ pub(crate) struct Args {
     /// The binary.
     #[arg(long, env = "FLEETSCORE_BIN", value_name = "FILE")]
     fleetscore: PathBuf,
-    /// Folder of PostgreSQL's programs.
-    #[arg(
-        long,
-        env = "FLEETSCORE_TEST_PG_BIN",
-        default_value = "/usr/lib/postgresql/15/bin",
-        value_name = "DIR"
-    )]
-    pg_bin: PathBuf,
     /// Numbers of series, ascending: what more of them take is a table of its own.
     #[arg(long, value_delimiter = ',', default_value = "10000")]
     series: Vec<u32>,
@@ -84,9 +76,9 @@ pub(crate) struct Run {
 }
 
 /// Measures and reports.
-pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
+pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()> {
     let servers = Servers::new(&args.fleetscore);
-    let postgres = Postgres::start(&args.pg_bin)?;
+    let postgres = Postgres::start(pg_bin)?;
     report.binary(&args.fleetscore)?;
     report.setting("server", postgres.description()?);
     report.setting(

@@ -12,17 +12,15 @@ mod peers;
 
 use clap::{Parser, Subcommand};
 use fleetscore_benchmarks::Result;
-use fleetscore_benchmarks::command::ended;
+use fleetscore_benchmarks::command::{Common, ended};
 use fleetscore_benchmarks::report::Report;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// From messages to windows: what each stage takes, beside others that do the same work in the same run.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Also write the results as JSON.
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
     #[command(subcommand)]
     what: What,
 }
@@ -48,13 +46,14 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
+    let Common { pg_bin, json } = &args.common;
     let mut report = Report::new("The stream");
     match &args.what {
         What::Decode(args) => decode::run(args, &mut report)?,
         What::Panes(args) => panes::run(args, &mut report)?,
-        What::Kafka(args) => kafka::run(args, &mut report)?,
-        What::Checkpoint(args) => checkpoint::run(args, &mut report)?,
+        What::Kafka(args) => kafka::run(args, pg_bin, &mut report)?,
+        What::Checkpoint(args) => checkpoint::run(args, pg_bin, &mut report)?,
         What::Bare(args) => return bare::run(args),
     }
-    report.publish(args.json.as_deref())
+    report.publish(json.as_deref())
 }

@@ -70,27 +70,12 @@ impl Peer {
             Self::Streams | Self::StreamsAlo => "streams",
         });
         command.args(["--bootstrap", bootstrap, "--topic", topic]);
+        let flink = ["--packed", &packed.to_string(), "--parallelism", &cores];
         match self {
-            Self::Flink => command.args([
-                "--sink",
-                "blackhole",
-                "--packed",
-                &packed.to_string(),
-                "--parallelism",
-                &cores,
-            ]),
+            Self::Flink => command.args(["--sink", "blackhole"]).args(flink),
             Self::FlinkPostgres => {
                 let url = postgres.database(&database)?;
-                command.args([
-                    "--sink",
-                    "postgres",
-                    "--packed",
-                    &packed.to_string(),
-                    "--parallelism",
-                    &cores,
-                    "--pg-url",
-                    &url,
-                ])
+                command.args(["--sink", "postgres", "--pg-url", &url]).args(flink)
             }
             Self::Streams => command.args(["--guarantee", "eos", "--threads", &cores]),
             Self::StreamsAlo => command.args(["--guarantee", "alo", "--threads", &cores]),

@@ -50,9 +50,8 @@ impl Process {
 
     /// Whether it has set a handler for a signal by now, as Linux says: one that has just begun has none.
     pub fn catches(&self, signal: i32) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let caught =
+            Status::of(self.pid).and_then(|status| u64::from_str_radix(status.line("SigCgt")?, 16).ok());
         caught.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
     }
 
@@ -119,10 +118,13 @@ impl Status {
         std::fs::read_to_string(format!("/proc/{pid}/status")).ok().map(Self)
     }
 
+    fn line(&self, line: &str) -> Option<&str> {
+        self.0.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')).map(str::trim)
+    }
+
     /// A line that is a number, such as `Threads`.
     pub fn number(&self, line: &str) -> Option<u64> {
-        let rest = self.0.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'))?;
-        rest.trim().trim_end_matches("kB").trim().parse().ok()
+        self.line(line)?.trim_end_matches("kB").trim().parse().ok()
     }
 
     /// A line that is a size: `VmRSS`, `RssAnon`, or `VmHWM`, the most there ever was.
