@@ -9,6 +9,7 @@
 //! | `send` | from files and the simulator to messages |
 //! | `demo` | everything in one process |
 //! | `exit` | the status of the process |
+//! | `memory` | how many pools the allocator may spread memory over |
 
 mod cli;
 mod connect;
@@ -16,6 +17,7 @@ mod demo;
 mod exit;
 mod http;
 mod logging;
+mod memory;
 mod output;
 mod roles;
 mod send;
@@ -24,5 +26,6 @@ mod wire;
 
 /// Parses the command line, does what it asks, and gives the status of the process.
 pub fn main() -> std::process::ExitCode {
+    memory::share_pools();
     cli::main()
 }
