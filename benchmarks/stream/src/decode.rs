@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
             "M readings/s",
             "least",
             "most",
+            "general way M/s",
             "serde_json M/s",
             "ours / serde_json",
         ],
@@ -60,12 +61,15 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
             let (batches, sums) = fleet.batches();
             let bytes: usize = batches.iter().map(|b| b.messages.payload.len()).sum();
             let mut decoder = Decoder::new(1, DecodeOptions::default());
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let mut general = Decoder::general(1, DecodeOptions::default());
+            let (mut ours, mut generals, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
             for repeat in 0..=args.repeats {
                 let took = decode(&mut decoder, batches.clone(), sums)?;
+                let general = decode(&mut general, batches.clone(), sums)?;
                 let other = parse(&batches, packed, sums)?;
                 if repeat > 0 {
                     ours.push(millions(sums.readings, took));
+                    generals.push(millions(sums.readings, general));
                     theirs.push(millions(sums.readings, other));
                 }
             }
@@ -78,6 +82,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
                 middle,
                 least,
                 most,
+                Cell::number(median(&generals).unwrap_or(f64::NAN), 2),
                 Cell::number(b, 2),
                 Cell::number(a / b, 1),
             ]);

@@ -4,6 +4,7 @@ use crate::names::Names;
 use crate::options::DecodeOptions;
 use crate::record::{Keys, Record, Slot, Text};
 use crate::scan::Scanner;
+use crate::straight::Shape;
 use crate::time::Dates;
 use arrow::array::{Float64Array, TimestampMicrosecondArray, UInt32Array};
 use fleetscore_schemas::SeriesName;
@@ -26,6 +27,7 @@ pub struct Decoder {
     pub(crate) dates: Dates,
     pub(crate) scanner: Scanner,
     pub(crate) record: Record,
+    pub(crate) shape: Shape,
     /// Readings that wait for the keys of their series.
     pub(crate) held: Vec<Held>,
     pub(crate) out: Output,
@@ -35,13 +37,18 @@ pub struct Decoder {
 pub(crate) const AT_ONCE: usize = 32;
 
 /// Some bytes of a batch's payload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Place {
     start: usize,
     len: u32,
 }
 
 impl Place {
+    #[inline(always)]
+    pub(crate) fn of(start: usize, end: usize) -> Self {
+        Self { start, len: (end - start) as u32 }
+    }
+
     #[inline(always)]
     pub(crate) fn range(self) -> std::ops::Range<usize> {
         self.start..self.start + self.len as usize
@@ -107,6 +114,8 @@ pub(crate) struct Current<'b> {
     pub(crate) index: u32,
     /// Of all messages of the batch.
     pub(crate) payload: &'b [u8],
+    /// Where this one begins there.
+    pub(crate) start: usize,
     pub(crate) bytes: &'b [u8],
     /// All of it is UTF-8; else each record is looked at.
     pub(crate) utf8: bool,
@@ -166,10 +175,16 @@ impl Decoder {
             dates: Dates::default(),
             scanner: Scanner::new(options.max_depth),
             record: Record::default(),
+            shape: Shape::new(false),
             held: Vec::with_capacity(AT_ONCE),
             out: Output::default(),
             options,
         }
+    }
+
+    /// One that takes every record the general way: slower, and to the same result. For tests and measurements to compare with.
+    pub fn general(id: u32, options: DecodeOptions) -> Self {
+        Self { shape: Shape::new(true), ..Self::new(id, options) }
     }
 
     /// Decodes consecutive messages of one partition, fetched under `start`, that move its position from `from` to
@@ -201,6 +216,7 @@ impl Decoder {
             let current = Current {
                 index: index as u32,
                 payload: &messages.payload,
+                start: messages.ends[index] - bytes.len(),
                 bytes,
                 utf8: utf8 || std::str::from_utf8(bytes).is_ok(),
                 broker_time: messages.broker_times.get(index).copied().flatten(),

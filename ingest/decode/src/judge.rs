@@ -48,14 +48,22 @@ impl Decoder {
         {
             let hash = self.names.hash_of(self.names.hash(device), sensor);
             if let (Some(device), Some(sensor)) = (message.place(device), message.place(sensor)) {
-                self.held.push(Held { hash, device, sensor, ts, value, span });
-                if self.held.len() == AT_ONCE {
-                    self.settle(message.payload);
+                if self.shape.is_open() {
+                    self.shape.learn(b, &self.record);
                 }
-                return;
+                return self.hold(message, Held { hash, device, sensor, ts, value, span });
             }
         }
         self.finish_unusual(b, message, span);
+    }
+
+    /// Counts a reading once the key of its series is known.
+    #[inline(always)]
+    pub(crate) fn hold(&mut self, message: &Current<'_>, held: Held) {
+        self.held.push(held);
+        if self.held.len() == AT_ONCE {
+            self.settle(message.payload);
+        }
     }
 
     /// Counts the readings that wait for the keys of their series, in order: each finds its series in the cache, where the

@@ -79,6 +79,7 @@ mod options;
 mod record;
 mod scan;
 mod shape;
+mod straight;
 mod time;
 
 #[cfg(test)]

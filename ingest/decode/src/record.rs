@@ -106,6 +106,13 @@ pub(crate) struct Text {
     in_arena: bool,
 }
 
+impl Text {
+    /// Where it stands in the message, unless there were escapes.
+    pub(crate) fn in_message(self) -> Option<(usize, usize)> {
+        (!self.in_arena).then_some((self.start as usize, self.end as usize))
+    }
+}
+
 /// What stands where a field's value is due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Slot {
@@ -141,6 +148,9 @@ pub(crate) struct Entry {
 /// The fields of one object. Slots are meaningful where their bit is in `seen`.
 #[derive(Debug)]
 pub(crate) struct Record {
+    /// Its first byte, and the one behind its last.
+    from: usize,
+    to: usize,
     /// Bits of the fields that occurred.
     pub(crate) seen: u8,
     /// A key of a field occurred again.
@@ -165,6 +175,8 @@ impl Default for Record {
     fn default() -> Self {
         let nothing = Slot::Other("nothing");
         Self {
+            from: 0,
+            to: 0,
             seen: 0,
             again: None,
             device: nothing,
@@ -191,6 +203,7 @@ impl Record {
         mut i: usize,
     ) -> Result<usize, Broken> {
         self.reset();
+        self.from = i;
         scanner.reset();
         scanner.reach(1);
         i = skip_white(b, i + 1);
@@ -231,10 +244,18 @@ impl Record {
             i = skip_white(b, i);
             match byte(b, i) {
                 b',' => i = skip_white(b, i + 1),
-                b'}' => return Ok(i + 1),
+                b'}' => {
+                    self.to = i + 1;
+                    return Ok(i + 1);
+                }
                 _ => return Err(Broken { at: i, expected: "`,` or `}`" }),
             }
         }
+    }
+
+    /// Where the object just scanned stands; it has fields.
+    pub(crate) fn range(&self) -> (usize, usize) {
+        (self.from, self.to)
     }
 
     /// Gives back what a huge record has taken.

@@ -42,6 +42,27 @@ pub(crate) fn word(b: &[u8], i: usize) -> Option<u64> {
     Some(u64::from_le_bytes(eight.try_into().expect("eight bytes were asked for")))
 }
 
+/// So many bytes from `i`.
+#[inline(always)]
+pub(crate) fn chunk<const N: usize>(b: &[u8], i: usize) -> Option<&[u8; N]> {
+    b.get(i..)?.first_chunk()
+}
+
+/// Marks (in the high bit of each byte) what was no digit before `'0'` was taken off by exclusive or; the lowest mark is
+/// exact.
+#[inline(always)]
+pub(crate) fn no_digits(x: u64) -> u64 {
+    (x.wrapping_add(0x7676_7676_7676_7676) | x) & 0x8080_8080_8080_8080
+}
+
+/// Eight digits, each in a byte, the first in the lowest place, as a number.
+#[inline(always)]
+pub(crate) fn eight_digits(x: u64) -> u64 {
+    let pairs = (x.wrapping_mul(10).wrapping_add(x >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs.wrapping_mul(100).wrapping_add(pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (fours.wrapping_mul(10_000).wrapping_add(fours >> 32)) & 0xffff_ffff
+}
+
 /// Marks (in the high bit of each byte) a quote, a backslash or a control character; the lowest mark is exact.
 #[inline(always)]
 fn special(w: u64) -> u64 {

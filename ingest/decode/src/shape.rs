@@ -3,7 +3,7 @@
 //! A message begins as what its first character says. Only where that fails are its lines looked at, so the usual
 //! message is passed over once.
 
-use crate::decoder::{Current, Decoder};
+use crate::decoder::{Current, Decoder, Held};
 use crate::scan::{Broken, byte, is_white, skip_white};
 use fleetscore_schemas::codes::DeadLetterCode as Code;
 use fleetscore_schemas::reading::Span;
@@ -50,6 +50,11 @@ impl Decoder {
     #[inline]
     fn object_message(&mut self, message: &Current<'_>, i: usize) {
         let b = message.bytes;
+        if let Some((held, end)) = self.straight(message, i, b.len())
+            && skip_white(b, end) == b.len()
+        {
+            return self.hold(message, held);
+        }
         let scanned = self.record.scan(&mut self.scanner, &mut self.keys, b, i);
         match scanned {
             Ok(end) if skip_white(b, end) == b.len() => self.finish(b, message, message.all()),
@@ -135,7 +140,10 @@ impl Decoder {
             loop {
                 let begin = i;
                 let object = byte(b, i) == b'{';
-                let end = if object {
+                let straight = if object { self.straight(message, i, b.len()) } else { None };
+                let end = if let Some((_, end)) = straight {
+                    Ok(end)
+                } else if object {
                     self.record.scan(&mut self.scanner, &mut self.keys, b, i)
                 } else {
                     self.no_object(b, i)
@@ -148,7 +156,9 @@ impl Decoder {
                     }
                 };
                 let span = message.span(position, begin, end);
-                if object {
+                if let Some((held, _)) = straight {
+                    self.hold(message, Held { span, ..held });
+                } else if object {
                     self.finish(b, message, span);
                 } else {
                     self.wrong_type(message, span, begin);
@@ -202,6 +212,12 @@ impl Decoder {
             return;
         }
         let object = b[i] == b'{';
+        if object
+            && let Some((held, end)) = self.straight(message, i, b.len())
+            && skip_white(b, end) == b.len()
+        {
+            return self.hold(message, Held { span, ..held });
+        }
         let end = if object {
             self.record.scan(&mut self.scanner, &mut self.keys, b, i)
         } else {

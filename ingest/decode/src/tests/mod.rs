@@ -3,6 +3,7 @@
 mod options;
 mod outcomes;
 mod properties;
+mod straight;
 
 use crate::{DecodeOptions, Decoder};
 use arrow::array::Array;
