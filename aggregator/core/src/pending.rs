@@ -75,9 +75,15 @@ impl Pending {
         self.row_count * ROW_BYTES + self.state_bytes
     }
 
-    /// Bytes of readings alone: what compaction can replace.
-    pub fn row_bytes(&self) -> usize {
-        self.row_count * ROW_BYTES
+    /// Whether partial states should take the place of readings, where `bound` bytes may be taken between two checkpoints
+    /// and `others` of them are taken by something else. From a quarter of the bound on, not later: where each reading has a
+    /// pane of its own a state takes three times as much as it, and to make it ten times. And only when there are as many
+    /// bytes of readings as of states, which are all gone through, so that each reading pays for one of them; or when
+    /// nothing else makes room (`full`).
+    pub fn is_due(&self, others: usize, bound: usize, full: bool) -> bool {
+        let rows = self.row_count * ROW_BYTES;
+        let enough = rows >= bound / 8 && self.bytes() + others >= bound / 4;
+        enough && (full || rows >= self.state_bytes)
     }
 
     /// Whether there is neither a reading nor a state.
@@ -99,6 +105,32 @@ impl Pending {
         // Slices share the columns: no copy.
         for from in (0..batch.num_rows()).step_by(BATCH_ROWS) {
             self.rows.push(batch.slice(from, BATCH_ROWS.min(batch.num_rows() - from)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compaction_is_due_where_it_pays() {
+        let bound = 8 * ROW_BYTES * STATE_BYTES; // an eighth is `STATE_BYTES` rows, or `ROW_BYTES` states
+        let cases = [
+            ("nothing", 0, 0, 0, false, false),
+            ("less than a quarter", 2 * STATE_BYTES - 1, 0, 0, false, false),
+            ("a quarter", 2 * STATE_BYTES, 0, 0, false, true),
+            ("a quarter with dead letters", STATE_BYTES, 0, bound / 8, false, true),
+            ("hardly a reading among dead letters", STATE_BYTES - 1, 0, bound, false, false),
+            ("as many states", 2 * STATE_BYTES, 2 * ROW_BYTES, 0, false, true),
+            ("more states", 2 * STATE_BYTES, 2 * ROW_BYTES + 1, 0, false, false),
+            ("more states, and no room", 2 * STATE_BYTES, 2 * ROW_BYTES + 1, 0, true, true),
+            ("no room, and hardly a reading", STATE_BYTES - 1, 4 * ROW_BYTES, 0, true, false),
+        ];
+        for (name, rows, states, others, full, due) in cases {
+            let pending =
+                Pending { row_count: rows, state_bytes: states * STATE_BYTES, ..Pending::default() };
+            assert_eq!(pending.is_due(others, bound, full), due, "{name}");
         }
     }
 }

@@ -199,7 +199,7 @@ impl Running {
         self.publish();
         while !self.finished {
             let more = self.feed()?;
-            self.compact().await?;
+            let more = self.compact().await? || more;
             self.publish();
             if self.finished {
                 break;
@@ -457,16 +457,16 @@ impl Running {
         Ok(Progress::Done)
     }
 
-    /// Puts partial states in the place of readings when a part of the bound is used. Not later: where each reading has a
-    /// pane of its own a state takes three times as much as it, and to make it ten times.
-    async fn compact(&mut self) -> Result<(), AggregatorError> {
-        let bound = self.options.checkpoint_bytes;
-        if self.pending.row_bytes() >= bound / 8 && self.pending.bytes() + self.letters.bytes() >= bound / 4 {
+    /// Puts partial states in the place of readings, if that is due; whether it was.
+    async fn compact(&mut self) -> Result<bool, AggregatorError> {
+        let due =
+            self.pending.is_due(self.letters.bytes(), self.options.checkpoint_bytes, !self.core.has_room());
+        if due {
             let pending = std::mem::take(&mut self.pending);
             self.pending = self.engine.compact(pending).await?;
             self.core.set_bytes(self.pending.bytes() + self.letters.bytes());
         }
-        Ok(())
+        Ok(due)
     }
 
     // --- retention, figures -----------------------------------------------------------------------------------------
