@@ -4,7 +4,7 @@ use crate::names::Names;
 use crate::options::DecodeOptions;
 use crate::record::{Keys, Record, Slot, Text};
 use crate::scan::Scanner;
-use crate::straight::Shape;
+use crate::straight::Layout;
 use crate::time::Dates;
 use arrow::array::{Float64Array, TimestampMicrosecondArray, UInt32Array};
 use fleetscore_schemas::SeriesName;
@@ -17,7 +17,8 @@ const KEPT_FOR_BYTES: usize = 1 << 20;
 /// Turns messages into readings.
 ///
 /// It keeps the series it has met: their keys are dense and keep their meaning as long as the decoder lives.
-/// Everything else is forgotten from one message to the next; no input leaves a decoder in a bad state.
+/// Of everything else, what the last records looked like is kept alone, to find the next ones sooner; no input leaves a
+/// decoder in a bad state.
 #[derive(Debug)]
 pub struct Decoder {
     id: u32,
@@ -27,7 +28,7 @@ pub struct Decoder {
     pub(crate) dates: Dates,
     pub(crate) scanner: Scanner,
     pub(crate) record: Record,
-    pub(crate) shape: Shape,
+    pub(crate) layout: Layout,
     /// Readings that wait for the keys of their series.
     pub(crate) held: Vec<Held>,
     pub(crate) out: Output,
@@ -44,9 +45,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// `None` of what is longer than any name.
     #[inline(always)]
-    pub(crate) fn of(start: usize, end: usize) -> Self {
-        Self { start, len: (end - start) as u32 }
+    pub(crate) fn of(start: usize, end: usize) -> Option<Self> {
+        Some(Self { start, len: u32::try_from(end - start).ok()? })
     }
 
     #[inline(always)]
@@ -175,7 +177,7 @@ impl Decoder {
             dates: Dates::default(),
             scanner: Scanner::new(options.max_depth),
             record: Record::default(),
-            shape: Shape::new(false),
+            layout: Layout::new(false),
             held: Vec::with_capacity(AT_ONCE),
             out: Output::default(),
             options,
@@ -183,8 +185,9 @@ impl Decoder {
     }
 
     /// One that takes every record the general way: slower, and to the same result. For tests and measurements to compare with.
+    #[doc(hidden)]
     pub fn general(id: u32, options: DecodeOptions) -> Self {
-        Self { shape: Shape::new(true), ..Self::new(id, options) }
+        Self { layout: Layout::new(true), ..Self::new(id, options) }
     }
 
     /// Decodes consecutive messages of one partition, fetched under `start`, that move its position from `from` to

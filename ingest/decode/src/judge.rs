@@ -48,8 +48,8 @@ impl Decoder {
         {
             let hash = self.names.hash_of(self.names.hash(device), sensor);
             if let (Some(device), Some(sensor)) = (message.place(device), message.place(sensor)) {
-                if self.shape.is_open() {
-                    self.shape.learn(b, &self.record);
+                if self.layout.is_wanted() {
+                    self.layout.learn(b, &self.record);
                 }
                 return self.hold(message, Held { hash, device, sensor, ts, value, span });
             }

@@ -1,11 +1,13 @@
 //! The straight way through a record: between the strings and numbers of successive records stand the same bytes.
 //!
 //! A fleet's producers write `{"device":"`, `","sensor":"`, `","ts":"`, `","value":` and `}` a million times a second,
-//! with nothing but a name, a time and a number between. A [`Shape`] is these five pieces as the last record had them. Where
+//! with nothing but a name, a time and a number between. A [`Layout`] is these five pieces as the last record had them. Where
 //! they are there again, what lies between them is read at once: no key is looked at, and nothing is scanned twice. Where
 //! anything differs (another key, an escape, a space, another way to write a time) the record goes the general way from its
-//! beginning, which also finds out the next shape. So what is accepted is decided there alone: the same piece behind the same
-//! grammar means the same.
+//! beginning, which also finds out the next layout. So what is accepted is decided there alone: the same piece in the same state of the
+//! grammar means the same, members that nobody asked for included.
+//!
+//! Bytes are compared and searched sixteen at a time, so the last record of a payload mostly goes the general way.
 
 use crate::decoder::{Current, Decoder, Held, Place};
 use crate::number::Number;
@@ -14,7 +16,8 @@ use crate::scan::chunk;
 use fleetscore_schemas::time::Timestamp;
 
 /// The longest piece.
-const PIECE_BYTES: usize = 32;
+const PIECE_BYTES: usize = 16 * CHUNKS;
+const CHUNKS: usize = 4;
 
 /// Records that go the general way between two attempts, at most.
 const LONGEST_PAUSE: u32 = 64;
@@ -35,100 +38,111 @@ enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Piece {
     /// Zero behind its length.
-    bytes: [[u8; 16]; 2],
+    bytes: [u128; CHUNKS],
     /// Ones where `bytes` count.
-    mask: [u128; 2],
+    mask: [u128; CHUNKS],
     len: usize,
 }
 
 impl Piece {
-    const NONE: Self = Self { bytes: [[0; 16]; 2], mask: [0; 2], len: 0 };
+    const NONE: Self = Self { bytes: [0; CHUNKS], mask: [0; CHUNKS], len: 0 };
 
     fn new(text: &[u8]) -> Option<Self> {
         if text.is_empty() || text.len() > PIECE_BYTES {
             return None;
         }
-        let (mut bytes, mut mask) = ([[0; 16]; 2], [[0; 16]; 2]);
+        let mut piece = Self { len: text.len(), ..Self::NONE };
         for (i, c) in text.iter().enumerate() {
-            (bytes[i / 16][i % 16], mask[i / 16][i % 16]) = (*c, 0xff);
+            piece.bytes[i / 16] |= u128::from(*c) << (i % 16 * 8);
+            piece.mask[i / 16] |= 0xff << (i % 16 * 8);
         }
-        Some(Self { bytes, mask: mask.map(u128::from_le_bytes), len: text.len() })
+        Some(piece)
     }
 
     /// The index behind it, if it stands at `i`.
     #[inline(always)]
     fn behind(&self, b: &[u8], i: usize) -> Option<usize> {
         let same = |at: usize| {
-            let there = u128::from_le_bytes(*chunk::<16>(b, i + at * 16)?);
-            Some(there & self.mask[at] == u128::from_le_bytes(self.bytes[at]))
+            let there = chunk::<16>(b, i + at * 16).map(|bytes| u128::from_le_bytes(*bytes));
+            there.is_some_and(|there| there & self.mask[at] == self.bytes[at])
         };
-        let there = same(0)? && (self.len <= 16 || same(1)?);
+        let there = same(0) && (self.len <= 16 || (1..self.len.div_ceil(16)).all(same));
         there.then_some(i + self.len)
     }
 }
 
 /// How the last record was written.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct Layout {
     /// Every record goes the general way.
     off: bool,
     known: bool,
     pieces: [Piece; 5],
     parts: [Part; 4],
-    /// The last record was tried, in vain.
-    failed: bool,
-    /// Records until the next attempt, and how many it will be should that fail too: where every record is written in
-    /// another way, attempts are a waste.
+    /// The next record that goes the general way shows how records are written now.
+    to_learn: bool,
+    /// Records until the next attempt.
     pause: u32,
-    next_pause: u32,
-    /// Attempts, and those that came to a reading.
+    /// The same should that fail too: it grows with each failure by more than a success takes off, for where records are
+    /// written in several ways in turn, attempts are a waste.
+    pub(crate) next_pause: u32,
+    /// Attempts, those that came to a reading, and layouts that were learned.
     #[cfg(test)]
     pub(crate) tried: u64,
     #[cfg(test)]
     pub(crate) taken: u64,
+    #[cfg(test)]
+    pub(crate) learned: u64,
 }
 
-impl Shape {
+impl Layout {
     pub(crate) fn new(off: bool) -> Self {
         Self {
             off,
             known: false,
             pieces: [Piece::NONE; 5],
             parts: [Part::Value; 4],
-            failed: false,
+            to_learn: false,
             pause: 0,
             next_pause: 0,
             #[cfg(test)]
             tried: 0,
             #[cfg(test)]
             taken: 0,
+            #[cfg(test)]
+            learned: 0,
         }
     }
 
     /// Whether the record just scanned should be learned.
     #[inline(always)]
-    pub(crate) fn is_open(&self) -> bool {
-        self.failed
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.to_learn
     }
 
-    /// Takes the shape of the record just scanned, which has the four fields and nothing else.
+    /// Takes the layout of the record just scanned, which has the four fields, each once.
     #[cold]
     pub(crate) fn learn(&mut self, b: &[u8], record: &Record) {
-        self.failed = false;
+        #[cfg(test)]
+        (self.learned += 1);
+        self.to_learn = false;
         self.known = self.take(b, record).is_some();
+        if !self.known {
+            self.put_off();
+        }
     }
 
     fn take(&mut self, b: &[u8], record: &Record) -> Option<()> {
-        let place = |slot: Slot, text: Part, number: Option<Part>| match slot {
-            Slot::Text(text_at) => text_at.in_message().map(|(start, end)| (start, end, text)),
+        let place = |slot: Slot, text: Option<Part>, number: Option<Part>| match slot {
+            Slot::Text(at) => at.in_message().zip(text).map(|((start, end), part)| (start, end, part)),
             Slot::Number(n) => number.map(|part| (n.start as usize, n.end as usize, part)),
             _ => None,
         };
         let mut places = [
-            place(record.device, Part::Device, None)?,
-            place(record.sensor, Part::Sensor, None)?,
-            place(record.ts, Part::Time, Some(Part::Count))?,
-            place(record.value, Part::Value, Some(Part::Value))?,
+            place(record.device, Some(Part::Device), None)?,
+            place(record.sensor, Some(Part::Sensor), None)?,
+            place(record.ts, Some(Part::Time), Some(Part::Count))?,
+            place(record.value, None, Some(Part::Value))?,
         ];
         places.sort_unstable_by_key(|(start, _, _)| *start);
         let (from, to) = record.range();
@@ -151,7 +165,7 @@ impl Shape {
         }
         #[cfg(test)]
         (self.tried += u64::from(self.known));
-        self.failed = !self.off;
+        self.to_learn = !self.off;
         self.known
     }
 
@@ -159,14 +173,14 @@ impl Shape {
     fn succeeded(&mut self) {
         #[cfg(test)]
         (self.taken += 1);
-        self.failed = false;
-        self.next_pause = 0;
+        self.to_learn = false;
+        self.next_pause = self.next_pause.saturating_sub(1);
     }
 
     #[cold]
     fn put_off(&mut self) {
         self.pause = self.next_pause;
-        self.next_pause = (self.next_pause * 2 + 1).min(LONGEST_PAUSE);
+        self.next_pause = (self.next_pause * 2 + 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -180,16 +194,16 @@ impl Decoder {
         i: usize,
         limit: usize,
     ) -> Option<(Held, usize)> {
-        if !message.utf8 || !self.shape.begin() {
+        if !message.utf8 || !self.layout.begin() {
             return None;
         }
         match self.read_straight(message, message.start + i) {
             Some((held, end)) if end <= message.start + limit => {
-                self.shape.succeeded();
+                self.layout.succeeded();
                 Some((held, end - message.start))
             }
             _ => {
-                self.shape.put_off();
+                self.layout.put_off();
                 None
             }
         }
@@ -202,17 +216,11 @@ impl Decoder {
         let nowhere = Place::default();
         let mut held =
             Held { hash: 0, device: nowhere, sensor: nowhere, ts: 0, value: 0.0, span: message.all() };
-        for (piece, part) in self.shape.pieces.iter().zip(self.shape.parts) {
+        for (piece, part) in self.layout.pieces.iter().zip(self.layout.parts) {
             i = piece.behind(b, i)?;
             match part {
-                Part::Device => {
-                    held.device = Place::of(i, string_end(b, i)?);
-                    i = held.device.range().end;
-                }
-                Part::Sensor => {
-                    held.sensor = Place::of(i, string_end(b, i)?);
-                    i = held.sensor.range().end;
-                }
+                Part::Device => (held.device, i) = text_at(b, i)?,
+                Part::Sensor => (held.sensor, i) = text_at(b, i)?,
                 Part::Time => (held.ts, i) = self.dates.quick(b, i)?,
                 Part::Count => {
                     let number = Number::scan(message.bytes, i.wrapping_sub(message.start)).ok()?;
@@ -230,13 +238,20 @@ impl Decoder {
                 }
             }
         }
-        let end = self.shape.pieces[4].behind(b, i)?;
+        let end = self.layout.pieces[4].behind(b, i)?;
         if !Timestamp(held.ts).is_event_time() {
             return None;
         }
         held.hash = self.names.hash_of(self.names.hash(&b[held.device.range()]), &b[held.sensor.range()]);
         Some((held, end))
     }
+}
+
+/// A plain string without its quotes, of which the first stands before `i`, and the index of the second.
+#[inline(always)]
+fn text_at(b: &[u8], i: usize) -> Option<(Place, usize)> {
+    let end = string_end(b, i)?;
+    Some((Place::of(i, end)?, end))
 }
 
 /// The quote that ends the plain string that begins at `i`; `None` if there is an escape or a control character in it, or it
@@ -275,6 +290,37 @@ fn special(chunk: &[u8; 16]) -> u32 {
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 fn special(chunk: &[u8; 16]) -> u32 {
+    special_anywhere(chunk)
+}
+
+/// The same on any processor.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+#[inline(always)]
+fn special_anywhere(chunk: &[u8; 16]) -> u32 {
     let is_special = |c: u8| u32::from(c < 0x20 || c == b'"' || c == b'\\');
     (0..16).fold(0, |marks, i| marks | is_special(chunk[i]) << i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn marks_are_the_same_on_any_processor(bytes in any::<[u8; 16]>(), few in prop::array::uniform16(b' '..b'^')) {
+            for chunk in [bytes, few] {
+                prop_assert_eq!(special(&chunk), special_anywhere(&chunk));
+            }
+        }
+
+        #[test]
+        fn a_piece_is_compared_to_its_end(text in prop::collection::vec(any::<u8>(), 1..=PIECE_BYTES), at in any::<prop::sample::Index>()) {
+            let piece = Piece::new(&text).unwrap();
+            let mut b = [&b"ab"[..], &text, &[7; PIECE_BYTES]].concat();
+            prop_assert_eq!(piece.behind(&b, 2), Some(2 + text.len()));
+            b[2 + at.index(text.len())] ^= 1;
+            prop_assert_eq!(piece.behind(&b, 2), None);
+        }
+    }
 }

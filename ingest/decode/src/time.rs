@@ -30,8 +30,8 @@ impl Dates {
         Ok(days * US_PER_DAY + clock + fraction - offset)
     }
 
-    /// The same of a time that is the beginning of these bytes and is written the usual way: in UTC with a `Z`, with up to
-    /// seven digits of a second; and the index behind it. `None` of any other, and near the end of the bytes.
+    /// The same of a time that is the beginning of these bytes and is written the usual way: in UTC with a `Z`, or with
+    /// `+00:00` behind a fraction, of up to seven digits; and the index behind it. `None` of any other, and near the end of the bytes.
     #[inline(always)]
     pub(crate) fn quick(&mut self, b: &[u8], i: usize) -> Option<(i64, usize)> {
         let text = chunk::<28>(b, i)?;
@@ -45,12 +45,18 @@ impl Dates {
         let fraction = word(text, 20)? ^ 0x3030_3030_3030_3030;
         let marks = no_digits(fraction);
         let digits = marks.trailing_zeros() / 8;
-        if text[19] != b'.' || digits == 0 || digits == 8 || text[20 + digits as usize] != b'Z' {
+        if text[19] != b'.' || digits == 0 || digits == 8 {
             return None;
         }
+        let zone = 20 + digits as usize;
+        let end = match text[zone] {
+            b'Z' => i + zone + 1,
+            b'+' if chunk(b, i + zone) == Some(b"+00:00") => i + zone + 6,
+            _ => return None,
+        };
         // Zeros come behind the digits; there are eight of both.
         let digits_alone = fraction & ((1 << (8 * digits)) - 1);
-        Some((us + (eight_digits(digits_alone) / 100) as i64, i + 21 + digits as usize))
+        Some((us + (eight_digits(digits_alone) / 100) as i64, end))
     }
 
     #[inline(always)]
