@@ -7,10 +7,13 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const POOLS: libc::c_int = 2;
 
-/// Has all threads share a few pools, unless the environment says how many (`MALLOC_ARENA_MAX`). Before the first thread.
+/// Has all threads share a few pools, unless the environment says how many (`MALLOC_ARENA_MAX`, or `GLIBC_TUNABLES`).
+/// Before the first thread.
 pub(crate) fn share_pools() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none()
+        && !std::env::var("GLIBC_TUNABLES").is_ok_and(|t| t.contains("malloc.arena_max"))
+    {
         // SAFETY: the call changes a number of the allocator's, under its own lock, and takes no pointer.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, POOLS) };
     }

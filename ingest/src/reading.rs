@@ -33,8 +33,6 @@ struct Partition {
     /// The topic's name, as C wants it.
     topic: CString,
     pending: Option<Pending>,
-    /// Messages and bytes of its last batch: the next one is made as large at once.
-    usual: (usize, usize),
 }
 
 /// One start's reading.
@@ -81,8 +79,7 @@ impl Reading {
         for position in positions {
             let Ok(topic) = CString::new(position.source.topic.as_bytes()) else { continue };
             if reading.by_source.insert(position.source.clone(), reading.partitions.len()).is_none() {
-                let tracker = Tracker::new(position);
-                reading.partitions.push(Partition { tracker, topic, pending: None, usual: (0, 0) });
+                reading.partitions.push(Partition { tracker: Tracker::new(position), topic, pending: None });
             }
         }
         reading
@@ -185,7 +182,7 @@ impl Reading {
             self.touched.push(index);
             Pending {
                 mark,
-                messages: Messages::with_capacity(partition.usual.0, partition.usual.1),
+                messages: Messages::default(),
                 tombstones: Vec::new(),
                 permit: self.budget.permit(),
             }
@@ -335,7 +332,6 @@ impl Reading {
         let Some(mut pending) = partition.pending.take() else { return };
         // What waits for the decoder is counted by what it holds, so it should take no more.
         pending.messages.shrink_to_fit();
-        partition.usual = (pending.messages.len(), pending.messages.payload.len().min(2 * BATCH_BYTES));
         let last = pending.messages.offsets.last().copied();
         self.touched.retain(|i| *i != index);
         out(Work::Raw(RawBatch {

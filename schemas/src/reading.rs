@@ -56,16 +56,6 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Room for so many messages and bytes of payload.
-    pub fn with_capacity(messages: usize, payload: usize) -> Self {
-        Self {
-            payload: Vec::with_capacity(payload),
-            ends: Vec::with_capacity(messages),
-            offsets: Vec::with_capacity(messages),
-            broker_times: Vec::with_capacity(messages),
-        }
-    }
-
     /// Gives back what has grown ahead of need: vectors double, so up to half of them may be unused.
     pub fn shrink_to_fit(&mut self) {
         self.payload.shrink_to_fit();
