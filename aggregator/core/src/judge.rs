@@ -87,7 +87,7 @@ impl Prepared {
     /// Judges the readings; the columns of accepted ones are left in `admitted`.
     pub(crate) fn admit(&self, ids: &[u32], rules: &Rules, tide: &mut Tide) -> Admitted {
         let readings = &self.batch.readings;
-        let mut admitted = Admitted::default();
+        let mut admitted = Admitted::with_capacity(readings.len());
         let rows = Rows {
             keys: readings.series.values(),
             ids,

@@ -41,9 +41,17 @@ impl Pending {
         Self { states, state_bytes, ..Self::default() }
     }
 
-    /// Adds accepted readings.
+    /// Adds accepted readings, and leaves the columns empty.
     pub fn push(&mut self, admitted: &mut Admitted) {
         self.row_count += admitted.keys.len();
+        let (len, room) = (admitted.keys.len(), admitted.keys.capacity());
+        if self.keys.is_empty() && len >= BATCH_ROWS / 2 && len >= room / 4 * 3 {
+            // Nearly a batch of their own, and nearly full: nothing is copied.
+            self.keys = std::mem::take(&mut admitted.keys);
+            self.ts = std::mem::take(&mut admitted.ts);
+            self.values = std::mem::take(&mut admitted.values);
+            return self.freeze();
+        }
         self.keys.append(&mut admitted.keys);
         self.ts.append(&mut admitted.ts);
         self.values.append(&mut admitted.values);
@@ -75,15 +83,21 @@ impl Pending {
         self.row_count * ROW_BYTES + self.state_bytes
     }
 
+    /// Bytes of readings alone: what compaction can replace.
+    pub fn row_bytes(&self) -> usize {
+        self.row_count * ROW_BYTES
+    }
+
     /// Whether partial states should take the place of readings, where `bound` bytes may be taken between two checkpoints
-    /// and `others` of them are taken by something else. From a quarter of the bound on, not later: where each reading has a
-    /// pane of its own a state takes three times as much as it, and to make it ten times. And only when there are as many
-    /// bytes of readings as of states, which are all gone through, so that each reading pays for one of them; or when
-    /// nothing else makes room (`full`).
-    pub fn is_due(&self, others: usize, bound: usize, full: bool) -> bool {
-        let rows = self.row_count * ROW_BYTES;
-        let enough = rows >= bound / 8 && self.bytes() + others >= bound / 4;
-        enough && (full || rows >= self.state_bytes)
+    /// and `others` of them are taken by something else.
+    ///
+    /// From a quarter of the bound on, and not later: a state takes three times as much as a reading, and ten times as much
+    /// while it is made. Then again when there are as many bytes of readings as of states, all of which are gone through
+    /// each time; or sooner, should each of the readings make a new state, and all of them come to the bound.
+    pub fn is_due(&self, others: usize, bound: usize) -> bool {
+        let enough = self.row_bytes() >= bound / 8 && self.bytes() + others >= bound / 4;
+        let at_most = self.state_bytes + self.row_count * STATE_BYTES;
+        enough && (self.row_bytes() >= self.state_bytes || at_most + others >= bound)
     }
 
     /// Whether there is neither a reading nor a state.
@@ -115,22 +129,24 @@ mod tests {
 
     #[test]
     fn compaction_is_due_where_it_pays() {
-        let bound = 8 * ROW_BYTES * STATE_BYTES; // an eighth is `STATE_BYTES` rows, or `ROW_BYTES` states
+        let bound = 8 * ROW_BYTES * STATE_BYTES; // an eighth is `STATE_BYTES` readings, or `ROW_BYTES` states
         let cases = [
-            ("nothing", 0, 0, 0, false, false),
-            ("less than a quarter", 2 * STATE_BYTES - 1, 0, 0, false, false),
-            ("a quarter", 2 * STATE_BYTES, 0, 0, false, true),
-            ("a quarter with dead letters", STATE_BYTES, 0, bound / 8, false, true),
-            ("hardly a reading among dead letters", STATE_BYTES - 1, 0, bound, false, false),
-            ("as many states", 2 * STATE_BYTES, 2 * ROW_BYTES, 0, false, true),
-            ("more states", 2 * STATE_BYTES, 2 * ROW_BYTES + 1, 0, false, false),
-            ("more states, and no room", 2 * STATE_BYTES, 2 * ROW_BYTES + 1, 0, true, true),
-            ("no room, and hardly a reading", STATE_BYTES - 1, 4 * ROW_BYTES, 0, true, false),
+            ("nothing", 0, 0, 0, false),
+            ("less than a quarter", 2 * STATE_BYTES - 1, 0, 0, false),
+            ("a quarter", 2 * STATE_BYTES, 0, 0, true),
+            ("a quarter with dead letters", STATE_BYTES, 0, bound / 8, true),
+            ("hardly a reading among dead letters", STATE_BYTES - 1, 0, bound, false),
+            ("as many states", 2 * STATE_BYTES, 2 * ROW_BYTES, 0, true),
+            ("more states", STATE_BYTES, ROW_BYTES + 1, 0, false),
+            ("new states might be too many", STATE_BYTES, 5 * ROW_BYTES, 0, true),
+            ("not with these", STATE_BYTES, 4 * ROW_BYTES, 0, false),
+            ("with dead letters they might", STATE_BYTES, 4 * ROW_BYTES, bound / 4, true),
+            ("hardly a reading among states", STATE_BYTES - 1, 6 * ROW_BYTES, 0, false),
         ];
-        for (name, rows, states, others, full, due) in cases {
+        for (name, rows, states, others, due) in cases {
             let pending =
                 Pending { row_count: rows, state_bytes: states * STATE_BYTES, ..Pending::default() };
-            assert_eq!(pending.is_due(others, bound, full), due, "{name}");
+            assert_eq!(pending.is_due(others, bound), due, "{name}");
         }
     }
 }

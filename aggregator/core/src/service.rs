@@ -459,8 +459,7 @@ impl Running {
 
     /// Puts partial states in the place of readings, if that is due; whether it was.
     async fn compact(&mut self) -> Result<bool, AggregatorError> {
-        let due =
-            self.pending.is_due(self.letters.bytes(), self.options.checkpoint_bytes, !self.core.has_room());
+        let due = self.pending.is_due(self.letters.bytes(), self.options.checkpoint_bytes);
         if due {
             let pending = std::mem::take(&mut self.pending);
             self.pending = self.engine.compact(pending).await?;

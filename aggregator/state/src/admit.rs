@@ -114,6 +114,18 @@ pub struct Admitted {
     pub lowest_pane: Option<i64>,
 }
 
+impl Admitted {
+    /// Nothing, with room for so many accepted readings.
+    pub fn with_capacity(readings: usize) -> Self {
+        Self {
+            keys: Vec::with_capacity(readings),
+            ts: Vec::with_capacity(readings),
+            values: Vec::with_capacity(readings),
+            ..Self::default()
+        }
+    }
+}
+
 /// Number of the pane and series in one key: panes of at least a second number below 2³² until 2106, and keys sort by
 /// (pane, series).
 #[inline]
