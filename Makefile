@@ -43,14 +43,14 @@ servers: ## Fetch the servers the end-to-end tests start
 	@mkdir -p target
 	@tests/setup.sh > target/test-servers.env.new && mv target/test-servers.env.new target/test-servers.env
 
-simulate: ## Run the aggregator's own loop under every fault on a simulated clock (SEEDS=100000; SEED=7 shows one; MUTANT=no-fence; MUTANTS=1)
+simulate: ## Run the aggregator's own loop under every fault on a simulated clock (SEEDS=100000, 10000 if not said; SEED=7 shows one; MUTANT=no-fence; MUTANTS=1)
 	$(CARGO) run --release -q -p fleetscore-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000)) \
 	$(if $(MUTANT),--mutant $(MUTANT)) $(if $(MUTANTS),--mutants)
 
 fuzz-smoke: ## Fuzz every reader for some thousand inputs (RUNS=2000), always the same ones
 	fuzz/run.sh smoke $(or $(RUNS),2000)
 
-fuzz: ## Fuzz what reads files, messages, settings and requests (RUNS=1000000 TARGET=pickle; all but parquet_models if none is named)
+fuzz: ## Fuzz what reads files, messages, settings and requests (RUNS=1000000, 100000 if not said; TARGET=pickle; all but parquet_models if none is named)
 	fuzz/run.sh $(or $(TARGET),all) $(or $(RUNS),100000)
 
 fmt: ## Format the code
