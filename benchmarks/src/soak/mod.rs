@@ -205,6 +205,9 @@ pub fn report(report: &mut Report, scenario: &Scenario, m: &Measured) -> bool {
     }
     report.table(table);
     let lag = m.samples.iter().map(|s| s.lag_s).fold(0.0, f64::max);
+    // A producer that finds no processor sends less than is due.
+    let sent = m.samples.last().map_or(0.0, |s| s.readings as f64 / s.seconds.max(1.0));
+    report.goal(Goal::at_least("readings sent / due", 0.95, sent / scenario.rate));
     report.goal(Goal::at_most("seconds of readings sent and not in SQL, most", 30.0, lag));
     report.goal(Goal::at_most("figures that grow", 0.0, if flat { 0.0 } else { 1.0 }));
     report.goal(Goal::at_most("differences from the oracle", 0.0, c.differences as f64));
