@@ -146,7 +146,7 @@ fn run(cli: Cli) -> Outcome {
         let shutdown = Shutdown::listen()?;
         let context = Context { config, shutdown: shutdown.clone() };
         let lasting = cli.command.lasting();
-        match dispatch(cli.command, context).await {
+        match Box::pin(dispatch(cli.command, context)).await {
             Err(Fail::Stopped) => stopped(lasting, shutdown.done()),
             outcome => outcome,
         }
