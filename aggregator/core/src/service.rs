@@ -199,6 +199,7 @@ impl Running {
         self.publish();
         while !self.finished {
             let more = self.feed()?;
+            // What waits in front of the queue for room may have it now.
             let more = self.compact().await? || more;
             self.publish();
             if self.finished {

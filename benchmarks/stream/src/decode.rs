@@ -65,11 +65,11 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
             let (mut ours, mut generals, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
             for repeat in 0..=args.repeats {
                 let took = decode(&mut decoder, batches.clone(), sums)?;
-                let general = decode(&mut general, batches.clone(), sums)?;
+                let slower = decode(&mut general, batches.clone(), sums)?;
                 let other = parse(&batches, packed, sums)?;
                 if repeat > 0 {
                     ours.push(millions(sums.readings, took));
-                    generals.push(millions(sums.readings, general));
+                    generals.push(millions(sums.readings, slower));
                     theirs.push(millions(sums.readings, other));
                 }
             }

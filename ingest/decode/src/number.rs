@@ -1,6 +1,6 @@
 //! Numbers of JSON: scanned once, then read as a value (correctly rounded) or as a time (exactly).
 
-use crate::scan::{Broken, byte, eight_digits, no_digits, word};
+use crate::scan::{Broken, byte, digits, eight_digits};
 
 /// The greatest magnitude of a value.
 const MAX_VALUE: f64 = 1e100;
@@ -10,9 +10,6 @@ const EXACT_POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
     1e19, 1e20, 1e21, 1e22,
 ];
-
-/// The first powers of ten.
-const POWERS: [u64; 8] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000];
 
 /// A number as it stands in the message: `±mantissa · 10^exponent`, unless `long`.
 #[derive(Debug, Clone, Copy)]
@@ -85,31 +82,22 @@ impl Number {
     /// other, and near the end of the bytes. What follows it is not looked at, unless it belongs to it.
     #[inline(always)]
     pub(crate) fn quick(b: &[u8], start: usize) -> Option<(f64, usize)> {
-        const ZEROS: u64 = 0x3030_3030_3030_3030;
-        // Digits up to the first mark, moved to the high places: zeros come before them.
-        let aligned = |x: u64, marks: u64| x << (64 - (marks.trailing_zeros() & !7));
+        // The digits moved to the high places: zeros come before them.
+        let read = |(x, count): (u64, u32)| eight_digits(x << (64 - 8 * count)) as f64;
         let negative = byte(b, start) == b'-';
         let first = start + usize::from(negative);
-        let whole = word(b, first)? ^ ZEROS;
-        let marks = no_digits(whole);
-        let digits = marks.trailing_zeros() / 8;
-        if digits == 0 || digits == 8 || digits > 1 && whole & 0xff == 0 {
+        let whole = digits(b, first)?;
+        if whole.1 > 1 && whole.0 & 0xff == 0 {
             return None;
         }
-        let mut end = first + digits as usize;
-        let mut mantissa = eight_digits(aligned(whole, marks));
-        let mut value = mantissa as f64;
+        let mut end = first + whole.1 as usize;
+        let mut value = read(whole);
         if byte(b, end) == b'.' {
-            let fraction = word(b, end + 1)? ^ ZEROS;
-            let marks = no_digits(fraction);
-            let digits = marks.trailing_zeros() / 8;
-            if digits == 0 || digits == 8 {
-                return None;
-            }
-            mantissa = mantissa * POWERS[digits as usize] + eight_digits(aligned(fraction, marks));
-            // Both are exact, see [`Self::value`].
-            value = mantissa as f64 / EXACT_POWERS[digits as usize];
-            end += 1 + digits as usize;
+            let fraction = digits(b, end + 1)?;
+            let power = EXACT_POWERS[fraction.1 as usize];
+            // At most fourteen digits: all but the division is exact, see [`Self::value`].
+            value = (value * power + read(fraction)) / power;
+            end += 1 + fraction.1 as usize;
         }
         if matches!(byte(b, end), b'e' | b'E') {
             return None;

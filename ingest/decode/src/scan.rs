@@ -48,11 +48,15 @@ pub(crate) fn chunk<const N: usize>(b: &[u8], i: usize) -> Option<&[u8; N]> {
     b.get(i..)?.first_chunk()
 }
 
-/// Marks (in the high bit of each byte) what was no digit before `'0'` was taken off by exclusive or; the lowest mark is
-/// exact.
+/// The one to seven digits that stand at `i`, each in a byte, the first in the lowest place, and how many they are; what is
+/// above them is no digit. `None` of none, of more, and near the end of the bytes.
 #[inline(always)]
-pub(crate) fn no_digits(x: u64) -> u64 {
-    (x.wrapping_add(0x7676_7676_7676_7676) | x) & 0x8080_8080_8080_8080
+pub(crate) fn digits(b: &[u8], i: usize) -> Option<(u64, u32)> {
+    let x = word(b, i)? ^ 0x3030_3030_3030_3030;
+    // Marks (in the high bit of each byte) what is no digit; the lowest mark is exact.
+    let marks = (x.wrapping_add(0x7676_7676_7676_7676) | x) & 0x8080_8080_8080_8080;
+    let count = marks.trailing_zeros() / 8;
+    (1..8).contains(&count).then_some((x, count))
 }
 
 /// Eight digits, each in a byte, the first in the lowest place, as a number.

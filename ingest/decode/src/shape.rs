@@ -50,10 +50,8 @@ impl Decoder {
     #[inline]
     fn object_message(&mut self, message: &Current<'_>, i: usize) {
         let b = message.bytes;
-        if let Some((held, end)) = self.straight(message, i, b.len())
-            && skip_white(b, end) == b.len()
-        {
-            return self.hold(message, held);
+        if self.straight_alone(message, b, i, message.all()) {
+            return;
         }
         let scanned = self.record.scan(&mut self.scanner, &mut self.keys, b, i);
         match scanned {
@@ -73,6 +71,19 @@ impl Decoder {
                     self.broken(message, message.all(), broken);
                 }
             }
+        }
+    }
+
+    /// Counts the record at `i` if it goes the straight way and nothing comes behind it in `b`, the message up to some place;
+    /// whether it does.
+    #[inline(always)]
+    fn straight_alone(&mut self, message: &Current<'_>, b: &[u8], i: usize, span: Span) -> bool {
+        match self.straight(message, i, b.len()) {
+            Some((held, end)) if skip_white(b, end) == b.len() => {
+                self.hold(message, Held { span, ..held });
+                true
+            }
+            _ => false,
         }
     }
 
@@ -212,11 +223,8 @@ impl Decoder {
             return;
         }
         let object = b[i] == b'{';
-        if object
-            && let Some((held, end)) = self.straight(message, i, b.len())
-            && skip_white(b, end) == b.len()
-        {
-            return self.hold(message, Held { span, ..held });
+        if object && self.straight_alone(message, b, i, span) {
+            return;
         }
         let end = if object {
             self.record.scan(&mut self.scanner, &mut self.keys, b, i)

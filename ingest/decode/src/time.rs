@@ -1,6 +1,6 @@
 //! RFC 3339 to microseconds.
 
-use crate::scan::{chunk, eight_digits, no_digits, word};
+use crate::scan::{chunk, digits, eight_digits, word};
 
 const US_PER_DAY: i64 = 86_400_000_000;
 
@@ -42,20 +42,18 @@ impl Dates {
         if text[19] == b'Z' {
             return Some((us, i + 20));
         }
-        let fraction = word(text, 20)? ^ 0x3030_3030_3030_3030;
-        let marks = no_digits(fraction);
-        let digits = marks.trailing_zeros() / 8;
-        if text[19] != b'.' || digits == 0 || digits == 8 {
+        if text[19] != b'.' {
             return None;
         }
-        let zone = 20 + digits as usize;
+        let (fraction, count) = digits(text, 20)?;
+        let zone = 20 + count as usize;
         let end = match text[zone] {
             b'Z' => i + zone + 1,
             b'+' if chunk(b, i + zone) == Some(b"+00:00") => i + zone + 6,
             _ => return None,
         };
         // Zeros come behind the digits; there are eight of both.
-        let digits_alone = fraction & ((1 << (8 * digits)) - 1);
+        let digits_alone = fraction & ((1 << (8 * count)) - 1);
         Some((us + (eight_digits(digits_alone) / 100) as i64, end))
     }
 
