@@ -19,6 +19,10 @@ pub enum Mutant {
     DataAhead,
     /// What was read is dropped now and then and called lost, though the log has it.
     Excuses,
+    /// Nothing bounds the memory between checkpoints.
+    EndlessMemory,
+    /// Nothing bounds the dead letters that are kept one by one.
+    EndlessLetters,
 }
 
 /// A store with a mistake.
@@ -120,8 +124,10 @@ impl Forward for Mistaken {
                 }
                 self.inner.checkpoint(&positions).await
             }
-            // Made before the store: it is the aggregator that says what is lost.
-            Mutant::Excuses => self.inner.checkpoint(checkpoint).await,
+            // Made before the store: it is the aggregator that says what is lost, and that keeps within bounds.
+            Mutant::Excuses | Mutant::EndlessMemory | Mutant::EndlessLetters => {
+                self.inner.checkpoint(checkpoint).await
+            }
         }
     }
 }

@@ -1,15 +1,20 @@
 //! A process: it can be stopped, woken and killed at any await, and its clock may jump.
 
 use crate::time::{Instant, sleep};
-use fleetscore_aggregator_core::{Clock, Sleep};
+use fleetscore_aggregator_core::{Clock, Handle, Sleep};
+use fleetscore_schemas::reading::ReadingBatch;
 use fleetscore_schemas::time::Timestamp;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::Notify;
+
+const MINUTE_US: i64 = 60_000_000;
+/// What a record comes to at most besides its own bytes: a dead letter that says in up to 200 bytes what is wrong with it.
+const LETTER_BYTES: usize = 160 + 200;
 
 /// One life of a process.
 #[derive(Debug)]
@@ -21,13 +26,24 @@ pub(crate) struct Process {
     waker: Mutex<Option<Waker>>,
     /// Somebody wants it killed now.
     pub(crate) killed: Notify,
+    /// The clock of its machine.
+    pub(crate) clock: Arc<SimClock>,
+    /// When its life began, by that clock.
+    began_us: i64,
+    handle: OnceLock<Handle>,
+    /// What the largest batch may come to that it was handed.
+    largest: AtomicUsize,
 }
 
 impl Process {
     /// A process that runs.
-    pub(crate) fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64, clock: Arc<SimClock>) -> Self {
         Self {
             id,
+            began_us: clock.mono_us(),
+            clock,
+            handle: OnceLock::new(),
+            largest: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             woken: Notify::new(),
             waker: Mutex::new(None),
@@ -46,6 +62,29 @@ impl Process {
         }
     }
 
+    /// It runs, and says of itself what this tells.
+    pub(crate) fn runs(&self, handle: Handle) {
+        let _ = self.handle.set(handle); // a life begins once
+    }
+
+    /// It is handed a batch.
+    pub(crate) fn is_handed(&self, batch: &ReadingBatch) {
+        let records = batch.readings.len() + batch.bad.len();
+        self.largest.fetch_max(batch.messages.payload.len() + records * LETTER_BYTES, SeqCst);
+    }
+
+    /// Bytes that it says wait for a checkpoint, and those that one batch may have added to them.
+    pub(crate) fn holds(&self) -> (usize, usize) {
+        let bytes = self.handle.get().map_or(0, |h| h.snapshot().pending_bytes);
+        (bytes, self.largest.load(SeqCst))
+    }
+
+    /// In how many minutes of its clock it has lived.
+    pub(crate) fn minutes(&self) -> u64 {
+        let minute = |us: i64| us.div_euclid(MINUTE_US);
+        (minute(self.clock.mono_us()) - minute(self.began_us) + 1).unsigned_abs()
+    }
+
     /// Whether it is stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(SeqCst)
@@ -62,7 +101,7 @@ impl Process {
 /// A future that makes no progress while its process is stopped.
 pub(crate) struct Stoppable<F> {
     /// Whose.
-    pub(crate) process: std::sync::Arc<Process>,
+    pub(crate) process: Arc<Process>,
     /// What.
     pub(crate) inner: Pin<Box<F>>,
 }

@@ -3,7 +3,7 @@
 use crate::log::{Partition, partition};
 use crate::mutants::{Mistaken, Mutant};
 use crate::process::{Process, SimClock, Stoppable};
-use crate::scenario::{CLOCK_US, Scenario};
+use crate::scenario::{Bounds, CLOCK_US, Scenario};
 use crate::source::SimSource;
 use crate::store::SimStore;
 use crate::time::{self, AtWork, Instant, sleep, sleep_until};
@@ -113,7 +113,7 @@ struct Simulation<'a> {
 }
 
 async fn run(seed: u64, mutant: Option<Mutant>, parts: &Parts, traced: bool) -> Course {
-    let scenario = Scenario::of(seed);
+    let mut scenario = Scenario::of(seed);
     let store_clock = Arc::new(SimClock::new(Timestamp(CLOCK_US)));
     let mut store = (parts.store)(Arc::clone(&store_clock));
     if let Err(e) = store.migrate().await {
@@ -124,6 +124,13 @@ async fn run(seed: u64, mutant: Option<Mutant>, parts: &Parts, traced: bool) -> 
         store = Arc::new(Mistaken { inner: store, mutant, dice });
     }
     let world = Arc::new(World::new(store, seed, &scenario, mutant, traced));
+    // The world judges by the bounds that it was made with.
+    let bounds = &mut scenario.bounds;
+    match mutant {
+        Some(Mutant::EndlessMemory) => bounds.checkpoint_bytes = Bounds::NONE.checkpoint_bytes,
+        Some(Mutant::EndlessLetters) => bounds.dead_letters_per_minute = Bounds::NONE.dead_letters_per_minute,
+        _ => {}
+    }
     let rng = fastrand::Rng::with_seed(seed ^ 0xfa_17);
     let mut simulation = Simulation {
         seed,
@@ -319,20 +326,17 @@ impl Simulation<'_> {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ (0x11fe + place.number as u64));
         Ok(tokio::spawn(async move {
             while !closing.load(SeqCst) && world.failure().is_none() {
-                let process = Arc::new(Process::new(ids.fetch_add(1, SeqCst)));
+                let process = Arc::new(Process::new(ids.fetch_add(1, SeqCst), Arc::clone(&place.clock)));
                 let store = Arc::new(SimStore::new(Arc::clone(&world), Arc::clone(&process)));
-                let source = SimSource::new(
-                    Arc::clone(&world),
-                    process.id,
-                    rng.u64(..),
-                    &scenario,
-                    place.clock.clone(),
-                );
+                let source = SimSource::new(Arc::clone(&world), Arc::clone(&process), rng.u64(..), &scenario);
                 let options = scenario.options(&format!("p{}", process.id));
                 let clock: Arc<dyn Clock> = place.clock.clone();
                 let made = Service::new(options, store, Box::new(source), clock, Arc::clone(&engine));
                 let service = match made {
-                    Ok((service, _)) => service,
+                    Ok((service, handle)) => {
+                        process.runs(handle);
+                        service
+                    }
                     Err(e) => return world.fail(format!("no service: {e}")),
                 };
                 world.note(Step::Born, process.id, place.number as u64);

@@ -39,9 +39,21 @@ pub(crate) struct Scenario {
     pub(crate) odds: Odds,
     checkpoint_interval_us: i64,
     pub(crate) idle_timeout_us: i64,
-    /// Memory between checkpoints, and dead letters kept in a minute: far more than there is, or next to nothing.
-    checkpoint_bytes: usize,
-    dead_letters_per_minute: u32,
+    pub(crate) bounds: Bounds,
+}
+
+/// What a process may hold and keep: far more than there is, or next to nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Bytes between two checkpoints.
+    pub(crate) checkpoint_bytes: usize,
+    /// Dead letters that are kept one by one, in a minute.
+    pub(crate) dead_letters_per_minute: u32,
+}
+
+impl Bounds {
+    /// More than there ever is.
+    pub(crate) const NONE: Self = Self { checkpoint_bytes: 256 << 20, dead_letters_per_minute: 10_000 };
 }
 
 impl Scenario {
@@ -72,6 +84,8 @@ impl Scenario {
         };
         let several = fleet.partitions > 1;
         let often = [0, 8, 20, 60];
+        let none = Bounds::NONE;
+        let letters = none.dead_letters_per_minute;
         let mut odd = || often[rng.usize(..often.len())];
         let odds = Odds { lost: odd(), kill: odd() * 4, slow: odd() * 2 };
         Self {
@@ -87,8 +101,11 @@ impl Scenario {
             odds,
             checkpoint_interval_us: [100_000, 500_000, 2 * S, 60 * S][rng.usize(..4)],
             idle_timeout_us: [500_000, 2 * S][rng.usize(..2)],
-            checkpoint_bytes: [256 << 20, 256 << 20, 1 << 10, 4 << 10][rng.usize(..4)],
-            dead_letters_per_minute: [10_000, 10_000, 10_000, 0, 3][rng.usize(..5)],
+            bounds: Bounds {
+                checkpoint_bytes: [none.checkpoint_bytes, none.checkpoint_bytes, 1 << 10, 4 << 10]
+                    [rng.usize(..4)],
+                dead_letters_per_minute: [letters, letters, letters, 0, 3][rng.usize(..5)],
+            },
             lags: rng.u8(..4) == 0,
         }
     }
@@ -111,8 +128,8 @@ impl Scenario {
             checkpoint_interval_us: self.checkpoint_interval_us,
             idle_timeout_us: self.idle_timeout_us,
             owner_ttl_us: 3 * S,
-            checkpoint_bytes: self.checkpoint_bytes,
-            dead_letters_per_minute: self.dead_letters_per_minute,
+            checkpoint_bytes: self.bounds.checkpoint_bytes,
+            dead_letters_per_minute: self.bounds.dead_letters_per_minute,
             on_offset_gap: OnOffsetGap::Continue,
             ..Options::new(owner, panes)
         }
@@ -120,7 +137,7 @@ impl Scenario {
 
     /// Whether every dead letter is kept one by one.
     pub(crate) fn keeps_letters(&self) -> bool {
-        self.dead_letters_per_minute > 1_000
+        self.bounds.dead_letters_per_minute == Bounds::NONE.dead_letters_per_minute
     }
 
     /// What the oracle judges by.

@@ -2,7 +2,7 @@
 //! and now and then hands on what is void.
 
 use crate::log::{SESSION, Word, broker_time, partition};
-use crate::process::SimClock;
+use crate::process::Process;
 use crate::scenario::Scenario;
 use crate::time::{Instant, sleep};
 use crate::world::{Step, World};
@@ -23,8 +23,7 @@ const BATCH: i64 = 12;
 /// A source of readings.
 pub(crate) struct SimSource {
     world: Arc<World>,
-    clock: Arc<SimClock>,
-    id: u64,
+    process: Arc<Process>,
     rng: fastrand::Rng,
     decoder: Decoder,
     inbox: Mutex<VecDeque<Command>>,
@@ -50,18 +49,12 @@ pub(crate) struct SimSource {
 
 impl SimSource {
     /// Joins the group.
-    pub(crate) fn new(
-        world: Arc<World>,
-        id: u64,
-        seed: u64,
-        scenario: &Scenario,
-        clock: Arc<SimClock>,
-    ) -> Self {
+    pub(crate) fn new(world: Arc<World>, process: Arc<Process>, seed: u64, scenario: &Scenario) -> Self {
+        let id = process.id;
         world.topic().group.join(id);
         Self {
             world,
-            clock,
-            id,
+            process,
             rng: fastrand::Rng::with_seed(seed),
             decoder: Decoder::new(u32::try_from(id).unwrap_or(u32::MAX), DecodeOptions::default()),
             inbox: Mutex::default(),
@@ -98,7 +91,7 @@ impl SimSource {
                 Some(Command::CommitGroup { .. }) => {}
                 Some(Command::Stop) => {
                     self.stopped = true;
-                    self.world.topic().group.leave(self.id);
+                    self.world.topic().group.leave(self.process.id);
                 }
             }
         }
@@ -127,26 +120,26 @@ impl SimSource {
                 }
             }
         }
-        self.world.note(Step::Start, self.id, positions.len() as u64);
+        self.world.note(Step::Start, self.process.id, positions.len() as u64);
     }
 
     fn released(&mut self) {
         self.releasing = None;
         self.granted = None;
         self.positions.clear();
-        self.world.note(Step::Released, self.id, self.assignment);
-        self.world.topic().group.join(self.id);
+        self.world.note(Step::Released, self.process.id, self.assignment);
+        self.world.topic().group.join(self.process.id);
     }
 
     fn revoke(&mut self, lost: bool) {
-        self.world.note(if lost { Step::Lost } else { Step::Revoked }, self.id, self.assignment);
+        self.world.note(if lost { Step::Lost } else { Step::Revoked }, self.process.id, self.assignment);
         self.positions.clear();
         match self.granted {
             Some(_) => {
                 self.out.push_back(SourceEvent::Revoked { assignment: self.assignment, lost });
                 self.releasing = Some(Instant::now() + SESSION / 3);
             }
-            None => self.world.topic().group.join(self.id),
+            None => self.world.topic().group.join(self.process.id),
         }
     }
 
@@ -161,7 +154,7 @@ impl SimSource {
         self.heartbeat_due = Instant::now() + HEARTBEAT.mul_f64(0.5 + self.rng.f64());
         let mut topic = self.world.topic();
         let partitions = topic.log.partitions.len();
-        let word = topic.group.heartbeat(self.id, partitions);
+        let word = topic.group.heartbeat(self.process.id, partitions);
         drop(topic);
         match word {
             Word::Steady => {}
@@ -170,7 +163,11 @@ impl SimSource {
             Word::Unknown => self.revoke(true),
             Word::Granted(granted) => {
                 self.assignment += 1;
-                self.world.note(Step::Granted, self.id, granted.iter().fold(0, |bits, p| bits | 1 << p));
+                self.world.note(
+                    Step::Granted,
+                    self.process.id,
+                    granted.iter().fold(0, |bits, p| bits | 1 << p),
+                );
                 let offsets = self.world.topic().log.offsets();
                 self.positions.clear();
                 self.granted = Some(granted.clone());
@@ -198,7 +195,7 @@ impl SimSource {
         self.out.push_back(SourceEvent::EndOffset {
             source: partition(p),
             offset: end,
-            asked_us: self.clock.mono_us(),
+            asked_us: self.process.clock.mono_us(),
         });
         if from < earliest {
             self.gapped.insert(p);
@@ -258,8 +255,10 @@ impl SimSource {
         }
         drop(topic);
         // Offsets behind the last record of a batch belong to the next one, as in librdkafka; an empty fetch moves on.
-        self.world.note(Step::Batch, self.id, p as u64);
-        Box::new(self.decoder.decode(partition(p), start, from, to, messages, &tombstones))
+        self.world.note(Step::Batch, self.process.id, p as u64);
+        let batch = self.decoder.decode(partition(p), start, from, to, messages, &tombstones);
+        self.process.is_handed(&batch);
+        Box::new(batch)
     }
 }
 

@@ -73,6 +73,8 @@ impl SimStore {
         }
         let answer = wait.await;
         self.process.running().await;
+        // When an answer comes, most has gathered.
+        self.world.must_be_bounded(&self.process);
         if kill == Some(2) {
             return self.die().await;
         }
@@ -108,7 +110,12 @@ impl Forward for SimStore {
     }
     async fn claim(&self, source: &str, owner: &str, partitions: &[TopicPartition]) -> Result<Vec<Claim>> {
         let (source, owner, partitions) = (source.to_owned(), owner.to_owned(), partitions.to_vec());
-        self.remote(Step::Claim, move |w| block_on(w.store.claim(&source, &owner, &partitions))).await
+        let id = self.process.id;
+        let call = move |w: &World| {
+            w.claimed(id);
+            block_on(w.store.claim(&source, &owner, &partitions))
+        };
+        self.remote(Step::Claim, call).await
     }
     async fn heartbeat(&self, source: &str, owner: &str, beats: &[Heartbeat]) -> Result<Outcome> {
         let (source, owner, beats) = (source.to_owned(), owner.to_owned(), beats.to_vec());
@@ -122,6 +129,7 @@ impl Forward for SimStore {
     async fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Outcome> {
         let checkpoint = checkpoint.clone();
         let sent = self.first_sent(&checkpoint);
-        self.remote(Step::Checkpoint, move |w| w.checkpoint(&checkpoint, sent)).await
+        let process = Arc::clone(&self.process);
+        self.remote(Step::Checkpoint, move |w| w.checkpoint(&checkpoint, sent, &process)).await
     }
 }

@@ -3,11 +3,13 @@
 use crate::expected::Expected;
 use crate::log::{Group, Log};
 use crate::mutants::{Mutant, excused};
-use crate::scenario::Scenario;
+use crate::process::Process;
+use crate::scenario::{Bounds, Scenario};
 use crate::time::Instant;
 use fleetscore_schemas::reading::TopicPartition;
-use fleetscore_store::{Checkpoint, Heartbeat, Loss, Outcome, Result, Store, StoreError};
+use fleetscore_store::{Checkpoint, DeadLetter, Heartbeat, Loss, Outcome, Result, Store, StoreError};
 use futures_executor::block_on;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,6 +137,8 @@ struct Books {
     checkpoints: u64,
     /// Checkpoints and signs of life that found another claim.
     fences: u64,
+    /// Of each process: how often it has claimed, and the dead letters that it has had kept one by one.
+    kept: BTreeMap<u64, (u64, u64)>,
     failure: Option<String>,
 }
 
@@ -148,6 +152,7 @@ pub(crate) struct World {
     /// [`Mutant::Excuses`].
     excuses: bool,
     idle_timeout: Duration,
+    bounds: Bounds,
     down: AtomicBool,
     trace: Mutex<Trace>,
     books: Mutex<Books>,
@@ -187,6 +192,7 @@ impl World {
             odds: Mutex::new(scenario.odds),
             excuses: mutant == Some(Mutant::Excuses),
             idle_timeout: Duration::from_micros(scenario.idle_timeout_us.unsigned_abs()),
+            bounds: scenario.bounds,
             down: AtomicBool::new(false),
             trace: Mutex::new(trace),
             books: Mutex::default(),
@@ -339,8 +345,40 @@ impl World {
         Ok(())
     }
 
+    /// A process is about to claim: what it has read and not stored is read again, and its dead letters too.
+    pub(crate) fn claimed(&self, id: u64) {
+        lock(&self.books).kept.entry(id).or_default().0 += 1;
+    }
+
+    /// Of dead letters so many are kept one by one in a minute of a process's clock. Where it does not know that they are
+    /// stored already, it reads them again, and has as many more.
+    fn must_be_few(&self, letters: &[DeadLetter], by: &Process) {
+        let minutes = by.minutes();
+        let mut books = lock(&self.books);
+        let (claims, kept) = books.kept.entry(by.id).or_default();
+        *kept += letters.iter().filter(|l| l.last_offset.is_none()).count() as u64;
+        let most = (minutes + *claims) * u64::from(self.bounds.dead_letters_per_minute);
+        let failed = (*kept > most)
+            .then(|| format!("{kept} dead letters of {most}, in {minutes} minutes, {claims} claims"));
+        drop(books);
+        if let Some(what) = failed {
+            self.fail(format!("process {} has kept {what}", by.id));
+        }
+    }
+
+    /// A process keeps within its bound of memory, but for its last batch.
+    pub(crate) fn must_be_bounded(&self, process: &Process) {
+        let ((bytes, batch), bound) = (process.holds(), self.bounds.checkpoint_bytes);
+        if bytes > bound + batch {
+            let id = process.id;
+            self.fail(format!(
+                "process {id} holds {bytes} bytes, and may hold {bound} and {batch} of a batch"
+            ));
+        }
+    }
+
     /// The server's part of a checkpoint, and a look at what it has left.
-    pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint, sent: Instant) -> Result<Outcome> {
+    pub(crate) fn checkpoint(&self, checkpoint: &Checkpoint, sent: Instant, by: &Process) -> Result<Outcome> {
         let excused = (self.excuses && lock(&self.rng).u8(..16) == 0).then(|| excused(checkpoint));
         let checkpoint = excused.as_ref().unwrap_or(checkpoint);
         let result = block_on(self.store.checkpoint(checkpoint));
@@ -351,6 +389,7 @@ impl World {
                 }
                 let quiet = checkpoint.advances.iter().filter(|a| a.quiet_at.is_some());
                 self.must_be_quiet(quiet.map(|a| &a.partition), sent)?;
+                self.must_be_few(&checkpoint.dead_letters, by);
                 let counts = checkpoint
                     .deltas
                     .column_by_name(fleetscore_schemas::delta::columns::COUNT)

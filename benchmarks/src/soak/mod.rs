@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// This share of the run warms caches and allocators up.
 const WARM_UP: f64 = 0.1;
+/// Windows are new if they were added in the time of so many samples: shorter, a window table's pages come in too few steps.
+const NEW_WINDOWS_IN: usize = 12;
 const MB: f64 = 1e6;
 
 /// What is measured.
@@ -109,18 +111,29 @@ impl Measured {
         for (i, (role, _)) in self.bounds.iter().enumerate() {
             let held = move |s: &Sample| s.held[i].1;
             all.extend([
-                of(&format!("{role} resident MB"), 0.05, 8.0, &|s| Some(held(s).rss_bytes as f64 / MB)),
-                of(&format!("{role} anonymous MB"), 0.05, 8.0, &|s| {
+                of(&format!("{role} resident MB"), 0.05, 4.0, &|s| Some(held(s).rss_bytes as f64 / MB)),
+                of(&format!("{role} anonymous MB"), 0.05, 4.0, &|s| {
                     Some(held(s).anonymous_bytes as f64 / MB)
                 }),
                 of(&format!("{role} handles"), 0.0, 2.0, &|s| Some(held(s).handles as f64)),
                 of(&format!("{role} threads"), 0.0, 2.0, &|s| Some(held(s).threads as f64)),
             ]);
         }
+        let of_new = |name: &str, bytes: fn(&Sample) -> u64| Series {
+            name: name.to_owned(),
+            points: verdict::of_new(
+                &self.samples.iter().map(|s| (s.seconds, s.windows, bytes(s))).collect::<Vec<_>>(),
+                (self.samples.len() / 4).clamp(1, NEW_WINDOWS_IN),
+            ),
+            relative: 0.1,
+            absolute: 1.0,
+        };
         let per_window = |bytes: u64, s: &Sample| (s.windows > 0).then(|| bytes as f64 / s.windows as f64);
         all.extend([
             of("windows bytes/window", 0.1, 1.0, &|s| per_window(s.windows_bytes, s)),
             of("all of SQL bytes/window", 0.1, 1.0, &|s| per_window(s.database_bytes, s)),
+            of_new("windows bytes/new window", |s| s.windows_bytes),
+            of_new("all of SQL bytes/new window", |s| s.database_bytes),
             of("sent to SQL p50 s", 0.25, 1.0, &|s| s.to_sql.p50_s),
             of("sent to SQL p99 s", 0.25, 1.0, &|s| s.to_sql.p99_s),
             of("sent to prediction p50 s", 0.25, 1.0, &|s| s.to_score.p50_s),

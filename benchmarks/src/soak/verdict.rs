@@ -57,6 +57,17 @@ impl Series {
     }
 }
 
+/// Bytes for each thing that was added within so many samples, of (seconds, things, bytes of all): what all take on average
+/// hides for long that the newest take more.
+pub(super) fn of_new(samples: &[(f64, u64, u64)], within: usize) -> Vec<(f64, f64)> {
+    let added = samples.iter().zip(samples.iter().skip(within));
+    let each = |((_, n, bytes), (seconds, m, more)): (&(f64, u64, u64), &(f64, u64, u64))| {
+        let things = m.checked_sub(*n).filter(|n| *n > 0)?;
+        Some((*seconds, (*more as f64 - *bytes as f64) / things as f64))
+    };
+    added.filter_map(each).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +87,21 @@ mod tests {
         assert_eq!(flat(series(|i| if i as u32 % 30 == 7 { 900.0 } else { 100.0 })), Some(true), "outliers");
         assert_eq!(flat(series(|i| if i < 15.0 { i } else { 100.0 })), Some(true), "warming up is left out");
         assert_eq!(Series { points: vec![(1.0, 1.0)], ..series(|_| 0.0) }.verdict(0.0), None);
+    }
+
+    #[test]
+    fn that_new_ones_take_more_is_found_before_the_average_says_it() {
+        // A hundred a sample of 200 bytes each, in the last third of the run of 230.
+        let bytes = |i: u64| 100 * (200 * i + 30 * i.saturating_sub(115));
+        let samples: Vec<_> = (1..180).map(|i| (i as f64 * 10.0, 100 * i, bytes(i))).collect();
+        let judged =
+            |points| Series { points, relative: 0.1, ..series(|_| 0.0) }.verdict(180.0).map(|v| v.flat());
+        assert_eq!(judged(samples.iter().map(|(t, n, b)| (*t, *b as f64 / *n as f64)).collect()), Some(true));
+        assert_eq!(judged(of_new(&samples, 12)), Some(false));
+        assert_eq!(
+            of_new(&[(1.0, 5, 10), (2.0, 5, 30), (3.0, 6, 40)], 1),
+            [(3.0, 10.0)],
+            "nothing was added"
+        );
     }
 }
