@@ -55,6 +55,8 @@ pub struct Watched {
     pub noticed_s: Option<f64>,
     /// What it said then, the longest-lived of its answers.
     pub said: Option<String>,
+    /// Its last answer that was not ready, which `ready_again_s` is counted to.
+    pub said_last: Option<String>,
     /// Share of the answers while the server was away that were not ready: of a process that needs it, of those from the
     /// first such on.
     pub unready: f64,
@@ -235,6 +237,7 @@ fn watched(
             bound_bytes: process.bound_bytes,
             noticed_s: first.map(|i| away[i].0 - gone_s),
             said: most_said(after),
+            said_last: last_unready.map(|i| answers[i].1.text()),
             unready: if after.is_empty() { 0.0 } else { unready as f64 / after.len() as f64 },
             ready_again_s: ready_again.map(|(t, _)| (t - back_s).max(0.0)),
             log: log_of(&process.service.process.output()),

@@ -102,12 +102,13 @@ fn memory_and_health(all: &[Measured]) -> Table {
 }
 
 fn said(all: &[Measured]) -> Table {
-    let mut table = Table::new("What they said", &["server away", "process", "/readyz", "log"]);
+    let mut table = Table::new("What they said", &["server away", "process", "/readyz", "at last", "log"]);
     for (m, p) in
         all.iter().flat_map(|m| m.processes.iter().map(move |p| (m, p))).filter(|(_, p)| p.concerned)
     {
-        let said = p.said.clone().unwrap_or_default();
-        table.row(vec![m.server.name().into(), p.role.into(), said.into(), p.log.join(" / ").into()]);
+        let [said, last] = [&p.said, &p.said_last].map(|said| said.clone().unwrap_or_default());
+        let log = p.log.join(" / ");
+        table.row(vec![m.server.name().into(), p.role.into(), said.into(), last.into(), log.into()]);
     }
     table
 }

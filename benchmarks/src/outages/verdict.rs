@@ -74,6 +74,7 @@ mod tests {
             bound_bytes: 100,
             noticed_s: Some(60.0),
             said: Some("kafka: AllBrokersDown".into()),
+            said_last: Some("kafka: BrokerTransportFailure".into()),
             unready: 0.8,
             ready_again_s: Some(3.0),
             log: vec![
@@ -89,6 +90,7 @@ mod tests {
             concerned: false,
             noticed_s: None,
             said: None,
+            said_last: None,
             unready: 0.0,
             log: vec![],
             ..concerned()
