@@ -33,6 +33,9 @@ struct Partition {
     /// The topic's name, as C wants it.
     topic: CString,
     pending: Option<Pending>,
+    /// How many messages were handed on last, and their bytes: there is room for as many of the next ones at once, for
+    /// vectors that grow copy all that is there, again and again.
+    last: (usize, usize),
 }
 
 /// One start's reading.
@@ -53,6 +56,12 @@ pub(crate) struct Reading {
     stuck: HashSet<usize>,
     /// Whether the broker was asked for ranges and has not answered.
     pub(crate) asked: bool,
+}
+
+/// For an eighth more messages than these, within so many bytes.
+fn room((messages, bytes): (usize, usize), most: usize) -> Messages {
+    let more = |n: usize| n + n / 8;
+    Messages::with_capacity(more(messages).min(most / MESSAGE_OVERHEAD_BYTES), more(bytes).min(most))
 }
 
 impl Reading {
@@ -79,7 +88,12 @@ impl Reading {
         for position in positions {
             let Ok(topic) = CString::new(position.source.topic.as_bytes()) else { continue };
             if reading.by_source.insert(position.source.clone(), reading.partitions.len()).is_none() {
-                reading.partitions.push(Partition { tracker: Tracker::new(position), topic, pending: None });
+                reading.partitions.push(Partition {
+                    tracker: Tracker::new(position),
+                    topic,
+                    pending: None,
+                    last: (0, 0),
+                });
             }
         }
         reading
@@ -163,6 +177,8 @@ impl Reading {
         shared: &Shared,
         out: &mut impl FnMut(Work),
     ) {
+        // All of them together within the budget: of many partitions each has little at a time.
+        let most = (self.budget.limit() / self.partitions.len()).min(BATCH_BYTES + BATCH_BYTES / 8);
         let partition = &mut self.partitions[index];
         let mark = partition.tracker.mark();
         match partition.tracker.message(offset, time) {
@@ -182,7 +198,7 @@ impl Reading {
             self.touched.push(index);
             Pending {
                 mark,
-                messages: Messages::default(),
+                messages: room(partition.last, most),
                 tombstones: Vec::new(),
                 permit: self.budget.permit(),
             }
@@ -330,6 +346,7 @@ impl Reading {
     fn flush(&mut self, index: usize, out: &mut impl FnMut(Work)) {
         let partition = &mut self.partitions[index];
         let Some(mut pending) = partition.pending.take() else { return };
+        partition.last = (pending.messages.len(), pending.messages.payload.len());
         // What waits for the decoder is counted by what it holds, so it should take no more.
         pending.messages.shrink_to_fit();
         let last = pending.messages.offsets.last().copied();

@@ -56,6 +56,16 @@ pub struct Messages {
 }
 
 impl Messages {
+    /// None, with room for so many of so many bytes in all.
+    pub fn with_capacity(messages: usize, bytes: usize) -> Self {
+        Self {
+            payload: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(messages),
+            offsets: Vec::with_capacity(messages),
+            broker_times: Vec::with_capacity(messages),
+        }
+    }
+
     /// Gives back what has grown ahead of need: vectors double, so up to half of them may be unused.
     pub fn shrink_to_fit(&mut self) {
         self.payload.shrink_to_fit();

@@ -41,7 +41,12 @@ pub(crate) const SETTINGS: [Setting; 31] = [
     setting("idle_timeout", "idle-timeout", "30s", "A partition without readings for so long is quiet"),
     setting("owner_ttl", "owner-ttl", "30s", "An owner not seen for so long is silent"),
     setting("max_wait", "max-wait", "10m", "How long a silent owner holds intervals back"),
-    setting("checkpoint_interval", "checkpoint-interval", "10s", "The longest time between checkpoints"),
+    setting(
+        "checkpoint_interval",
+        "checkpoint-interval",
+        "10s",
+        "The longest time between checkpoints (of a backlog 10s at least)",
+    ),
     setting("checkpoint_bytes", "checkpoint-bytes", "256MiB", "Memory that forces a checkpoint"),
     setting("in_flight_bytes", "in-flight-bytes", "64MiB", "Bytes read from Kafka and not aggregated yet"),
     setting("max_message_bytes", "max-message-bytes", "64MiB", "Larger messages are dead letters"),

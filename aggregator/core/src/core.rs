@@ -27,6 +27,10 @@ use std::collections::BTreeMap;
 const CLOSE_GATHER_US: i64 = 100_000;
 /// Checkpoints for closed panes come at most this often.
 const CLOSE_GAP_US: i64 = 1_000_000;
+/// While more is left of the log than has been read since the last checkpoint, checkpoints are this far apart, but for
+/// the bound on memory: each cuts the panes that are open in two, and what is written of them again costs three times what
+/// new windows do, while a backlog of hours is not worked off later for it.
+const BACKLOG_GAP_US: i64 = 10_000_000;
 /// Group offsets are told at most this often.
 const GROUP_GAP_US: i64 = 1_000_000;
 /// A failed heartbeat is tried again after this.
@@ -58,6 +62,8 @@ pub(crate) struct Part {
     committed: i64,
     /// The position after everything in memory.
     pub(crate) position: i64,
+    /// The position at the last cut.
+    cut: i64,
     pub(crate) floor: Option<Timestamp>,
     pub(crate) tide: Tide,
     committed_watermark: Option<i64>,
@@ -366,6 +372,7 @@ impl Core {
                     epoch: c.epoch,
                     committed: c.next_offset,
                     position: c.next_offset,
+                    cut: c.next_offset,
                     floor: c.floor,
                     tide: Tide::resumed(watermark, self.config.max_disorder_us),
                     committed_watermark: watermark,

@@ -273,6 +273,41 @@ fn checkpoints_come_by_time_and_by_bytes_and_one_at_a_time() {
 }
 
 #[test]
+fn far_from_the_end_of_the_log_checkpoints_are_rare() {
+    let mut s = Script::running();
+    s.core.config.checkpoint_interval_us = S;
+    s.core.config.checkpoint_bytes = 1 << 20;
+    // The end of a log that is not read on changes nothing.
+    s.step(Event::EndOffset { source: tp(1), offset: 1000, asked_us: s.mono });
+    s.read(0, 0);
+    s.read(0, 75);
+    let out = s.pass(CLOSE_GATHER_US);
+    s.commit(cut(&out).expect("the pane is closed"), Outcome::Done);
+    // Of this one 100 are left.
+    s.step(Event::EndOffset { source: tp(0), offset: 107, asked_us: s.mono });
+    for (minute, _) in (2..).zip(0..49) {
+        assert!(cut(&s.read(0, 15 + 60 * minute)).is_none());
+        assert!(cut(&s.pass(CLOSE_GATHER_US)).is_none(), "minute {minute}: more is left than was read");
+    }
+    let (out, closed) = (s.read(0, 15 + 60 * 51), s.pass(CLOSE_GATHER_US));
+    let request = cut(&out).or(cut(&closed)).expect("as much was read as is left");
+    assert_eq!(moves(request), [(0, 7, 57)]);
+    s.commit(request, Outcome::Done);
+    // Nor are they put off for ever, …
+    s.step(Event::EndOffset { source: tp(0), offset: 1000, asked_us: s.mono });
+    let waits = (0..).find(|i| {
+        s.read(0, 15 + 60 * (52 + i));
+        cut(&s.pass(S)).is_some()
+    });
+    assert_eq!(waits, Some(BACKLOG_GAP_US / S - 1));
+    s.step(Event::Committed { ticket: s.core.ticket, outcome: Outcome::Done });
+    // … and the bound on memory goes before.
+    s.core.config.checkpoint_bytes = 100;
+    let full = (0..10).find(|_| cut(&s.read(0, 15 + 60 * 62)).is_some());
+    assert_eq!(full, Some(3), "three quarters of 100 bytes, of readings of 24");
+}
+
+#[test]
 fn a_fence_drops_everything_and_claims_again_after_a_pause() {
     let mut s = Script::running();
     s.read(0, 0);

@@ -29,6 +29,9 @@ pub struct Decoder {
     pub(crate) scanner: Scanner,
     pub(crate) record: Record,
     pub(crate) layout: Layout,
+    /// Readings and messages of the last batch: there is room for as many of the next one's messages at once, for columns
+    /// that grow copy all that is there, again and again.
+    last: (usize, usize),
     /// Readings that wait for the keys of their series.
     pub(crate) held: Vec<Held>,
     pub(crate) out: Output,
@@ -178,6 +181,7 @@ impl Decoder {
             scanner: Scanner::new(options.max_depth),
             record: Record::default(),
             layout: Layout::new(false),
+            last: (0, 0),
             held: Vec::with_capacity(AT_ONCE),
             out: Output::default(),
             options,
@@ -212,7 +216,7 @@ impl Decoder {
             sorted.sort_unstable();
             &sorted
         };
-        self.out.reserve(messages.len());
+        self.out.reserve(expected(self.last, messages.len()));
         let utf8 = all_utf8(&messages);
         for index in 0..messages.len() {
             let bytes = messages.message(index);
@@ -232,6 +236,7 @@ impl Decoder {
         }
         self.settle(&messages.payload);
         let out = std::mem::take(&mut self.out);
+        self.last = (out.spans.len(), messages.len());
         ReadingBatch {
             source,
             start,
@@ -251,6 +256,13 @@ impl Decoder {
             permit: None,
         }
     }
+}
+
+/// How many readings so many messages hold, if they are as those of the last batch were: at least one each, and no more than
+/// twice what all of the last batch held, for those that come may be of another kind.
+fn expected((readings, of_messages): (usize, usize), messages: usize) -> usize {
+    let as_before = readings as f64 / of_messages.max(1) as f64 * messages as f64;
+    (as_before.ceil() as usize).min(readings * 2).max(messages)
 }
 
 /// Whether every message is UTF-8, found by one pass over all of them: the whole is, and none begins inside a
