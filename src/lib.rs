@@ -17,7 +17,6 @@ mod demo;
 mod exit;
 mod http;
 mod logging;
-mod memory;
 mod output;
 mod roles;
 mod send;
@@ -26,6 +25,6 @@ mod wire;
 
 /// Parses the command line, does what it asks, and gives the status of the process.
 pub fn main() -> std::process::ExitCode {
-    memory::share_pools();
+    fleetscore_aggregator::memory::share_pools();
     cli::main()
 }

@@ -246,6 +246,7 @@ impl Running {
         let store_id = connect::patiently("the store", shutdown, || store.store_id()).await?;
         let (source, source_handle) = KafkaSource::open(wire::kafka(config, brokers, store_id))?;
         let options = wire::aggregator(config, name.to_owned());
+        aggregator::memory::keep_freed(options.checkpoint_bytes);
         let clock = Arc::new(SystemClock::new());
         let (service, handle) = aggregator::service(options, store, Box::new(source), clock)?;
         let stop = self.stop.clone();

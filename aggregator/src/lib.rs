@@ -7,6 +7,9 @@
 //! | --- | --- |
 //! | `plan_expr` | the user's row filter and value expression over a batch |
 //! | `plan`, `split`, `udaf` | the checkpoint's query over what is pending |
+//! | `memory` | what the allocator keeps of what is freed |
+
+pub mod memory;
 
 mod plan;
 mod plan_expr;

@@ -41,6 +41,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
+    fleetscore_aggregator::memory::share_pools();
     let args = Args::parse();
     ended("stream", run(&args))
 }

@@ -62,6 +62,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
         "checkpoint_bytes",
         format!("{} MiB, no other reason for a checkpoint", args.checkpoint_mib),
     );
+    fleetscore_aggregator::memory::keep_freed(args.checkpoint_mib << 20);
     let mut table = Table::new(
         "JSON to panes, one core, no broker",
         &[
