@@ -50,6 +50,9 @@ pub(crate) struct Reading {
     since: Option<Instant>,
     batch_messages: usize,
     budget: Arc<Budget>,
+    /// Bytes that there is room for at once in each partition's messages: all together take no more than half of the budget,
+    /// and the columns beside them.
+    most_room: usize,
     /// What was said already of a partition: errors repeat with every fetch.
     told: HashSet<(usize, i32)>,
     /// Partitions with a record that cannot be read.
@@ -80,6 +83,7 @@ impl Reading {
             touched: Vec::new(),
             since: None,
             batch_messages,
+            most_room: (budget.limit() / (2 * positions.len()).max(1)).min(BATCH_BYTES + BATCH_BYTES / 8),
             budget,
             told: HashSet::new(),
             stuck: HashSet::new(),
@@ -177,8 +181,6 @@ impl Reading {
         shared: &Shared,
         out: &mut impl FnMut(Work),
     ) {
-        // All of them together within the budget: of many partitions each has little at a time.
-        let most = (self.budget.limit() / self.partitions.len()).min(BATCH_BYTES + BATCH_BYTES / 8);
         let partition = &mut self.partitions[index];
         let mark = partition.tracker.mark();
         match partition.tracker.message(offset, time) {
@@ -198,7 +200,7 @@ impl Reading {
             self.touched.push(index);
             Pending {
                 mark,
-                messages: room(partition.last, most),
+                messages: room(partition.last, self.most_room),
                 tombstones: Vec::new(),
                 permit: self.budget.permit(),
             }

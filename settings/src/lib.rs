@@ -94,7 +94,7 @@ pub struct Config {
     pub owner_ttl_us: i64,
     /// How long a silent owner holds intervals back.
     pub max_wait_us: i64,
-    /// The longest time between checkpoints; while a backlog is worked off, 10 s where this is less.
+    /// The longest time between checkpoints; while a backlog is worked off, 10 s if that is longer.
     pub checkpoint_interval_us: i64,
     /// Memory that forces a checkpoint.
     pub checkpoint_bytes: usize,

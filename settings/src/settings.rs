@@ -45,7 +45,7 @@ pub(crate) const SETTINGS: [Setting; 31] = [
         "checkpoint_interval",
         "checkpoint-interval",
         "10s",
-        "The longest time between checkpoints (of a backlog 10s at least)",
+        "The longest time between checkpoints; of a backlog 10s, if that is longer",
     ),
     setting("checkpoint_bytes", "checkpoint-bytes", "256MiB", "Memory that forces a checkpoint"),
     setting("in_flight_bytes", "in-flight-bytes", "64MiB", "Bytes read from Kafka and not aggregated yet"),

@@ -29,7 +29,7 @@ const CLOSE_GATHER_US: i64 = 100_000;
 const CLOSE_GAP_US: i64 = 1_000_000;
 /// While more is left of the log than has been read since the last checkpoint, checkpoints are this far apart, but for
 /// the bound on memory: each cuts the panes that are open in two, and what is written of them again costs three times what
-/// new windows do, while a backlog of hours is not worked off later for it.
+/// new windows do. Closed panes wait too: nobody waits for one of them while there are many more to read.
 const BACKLOG_GAP_US: i64 = 10_000_000;
 /// Group offsets are told at most this often.
 const GROUP_GAP_US: i64 = 1_000_000;

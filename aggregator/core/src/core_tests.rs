@@ -293,17 +293,22 @@ fn far_from_the_end_of_the_log_checkpoints_are_rare() {
     let request = cut(&out).or(cut(&closed)).expect("as much was read as is left");
     assert_eq!(moves(request), [(0, 7, 57)]);
     s.commit(request, Outcome::Done);
-    // Nor are they put off for ever, …
-    s.step(Event::EndOffset { source: tp(0), offset: 1000, asked_us: s.mono });
-    let waits = (0..).find(|i| {
-        s.read(0, 15 + 60 * (52 + i));
-        cut(&s.pass(S)).is_some()
-    });
-    assert_eq!(waits, Some(BACKLOG_GAP_US / S - 1));
-    s.step(Event::Committed { ticket: s.core.ticket, outcome: Outcome::Done });
+    // Nor are they put off for ever, by what is left of a partition that is not read any more either, …
+    for interval_s in [1, 60] {
+        s.core.config.checkpoint_interval_us = interval_s * S;
+        s.step(Event::EndOffset { source: tp(0), offset: 1000, asked_us: s.mono });
+        let minute = s.core.part(&tp(0)).unwrap().tide.greatest.unwrap() - T0 - 15 * S;
+        let waits = (1..30).find(|i| {
+            s.read(0, minute / S + 15 + 60 * i);
+            cut(&s.pass(S)).is_some()
+        });
+        let seconds = BACKLOG_GAP_US / S;
+        assert!(waits.is_some_and(|w| w == seconds || w == seconds + 1), "{waits:?} for {interval_s} s");
+        s.step(Event::Committed { ticket: s.core.ticket, outcome: Outcome::Done });
+    }
     // … and the bound on memory goes before.
     s.core.config.checkpoint_bytes = 100;
-    let full = (0..10).find(|_| cut(&s.read(0, 15 + 60 * 62)).is_some());
+    let full = (0..10).find(|_| cut(&s.read(0, 60 * 10_000)).is_some());
     assert_eq!(full, Some(3), "three quarters of 100 bytes, of readings of 24");
 }
 

@@ -30,7 +30,8 @@ pub struct Options {
     pub owner_ttl_us: i64,
     /// How long a silent owner holds intervals back.
     pub max_wait_us: i64,
-    /// Longest time between checkpoints while there is something to store.
+    /// Longest time between checkpoints while there is something to store; while more is left of the log than was read
+    /// since the last one, the longer of this and 10 s.
     pub checkpoint_interval_us: i64,
     /// Memory that readings, partial aggregates and dead letters may take between checkpoints.
     pub checkpoint_bytes: usize,

@@ -29,8 +29,8 @@ pub struct Decoder {
     pub(crate) scanner: Scanner,
     pub(crate) record: Record,
     pub(crate) layout: Layout,
-    /// Readings and messages of the last batch: there is room for as many of the next one's messages at once, for columns
-    /// that grow copy all that is there, again and again.
+    /// Readings of the last batch, and the bytes they came in: there is room for as many of the next one's bytes at once, for
+    /// columns that grow copy all that is there, again and again.
     last: (usize, usize),
     /// Readings that wait for the keys of their series.
     pub(crate) held: Vec<Held>,
@@ -103,6 +103,16 @@ impl Output {
         self.value.truncate(readings);
         self.spans.truncate(readings);
         self.bad.truncate(bad);
+    }
+
+    /// Gives back what was reserved in vain: columns are counted by what is in them.
+    fn cut(&mut self) {
+        if self.spans.len() < self.spans.capacity() / 2 {
+            self.series.shrink_to_fit();
+            self.ts.shrink_to_fit();
+            self.value.shrink_to_fit();
+            self.spans.shrink_to_fit();
+        }
     }
 
     fn reserve(&mut self, readings: usize) {
@@ -216,7 +226,8 @@ impl Decoder {
             sorted.sort_unstable();
             &sorted
         };
-        self.out.reserve(expected(self.last, messages.len()));
+        let bytes = messages.payload.len();
+        self.out.reserve(expected(self.last, bytes).max(messages.len()));
         let utf8 = all_utf8(&messages);
         for index in 0..messages.len() {
             let bytes = messages.message(index);
@@ -235,8 +246,9 @@ impl Decoder {
             }
         }
         self.settle(&messages.payload);
-        let out = std::mem::take(&mut self.out);
-        self.last = (out.spans.len(), messages.len());
+        let mut out = std::mem::take(&mut self.out);
+        out.cut();
+        self.last = (out.spans.len(), bytes);
         ReadingBatch {
             source,
             start,
@@ -258,11 +270,13 @@ impl Decoder {
     }
 }
 
-/// How many readings so many messages hold, if they are as those of the last batch were: at least one each, and no more than
-/// twice what all of the last batch held, for those that come may be of another kind.
-fn expected((readings, of_messages): (usize, usize), messages: usize) -> usize {
-    let as_before = readings as f64 / of_messages.max(1) as f64 * messages as f64;
-    (as_before.ceil() as usize).min(readings * 2).max(messages)
+/// Bytes of the shortest reading of any use: a sensor of a wide object, `"s":1,`.
+const SHORTEST: usize = 6;
+
+/// How many readings so many bytes hold, if they are as those of the last batch were; of another partition, maybe.
+fn expected((readings, of_bytes): (usize, usize), bytes: usize) -> usize {
+    let as_before = readings as f64 / of_bytes.max(1) as f64 * bytes as f64;
+    (as_before.ceil() as usize).min(bytes / SHORTEST)
 }
 
 /// Whether every message is UTF-8, found by one pass over all of them: the whole is, and none begins inside a
@@ -272,4 +286,40 @@ fn all_utf8(messages: &Messages) -> bool {
     payload.is_ascii()
         || std::str::from_utf8(payload)
             .is_ok_and(|text| messages.ends.iter().all(|&end| text.is_char_boundary(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_as_the_last_batch_was_and_never_absurd() {
+        let cases = [
+            ("nothing is known", (0, 0), 1 << 20, 0),
+            ("as before", (100, 9000), 18_000, 200),
+            ("fewer", (100, 9000), 900, 10),
+            ("a wide message, then single ones", (9_000_000, 60 << 20), 90_000, 12_875),
+            ("denser than anything", (1000, 1), 6000, 1000),
+        ];
+        for (name, last, bytes, room) in cases {
+            assert_eq!(expected(last, bytes), room, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_reserved_in_vain_is_given_back() {
+        let values: Vec<String> = (0..10_000).map(|i| format!("\"{i}\":1")).collect();
+        let wide =
+            format!(r#"{{"device":"d","ts":"2026-01-01T00:00:00Z","values":{{{}}}}}"#, values.join(","));
+        let single = r#"{"device":"d","sensor":"s","ts":"2026-01-01T00:00:00Z","value":1}"#;
+        let mut decoder = Decoder::new(1, DecodeOptions::default());
+        for (records, readings) in [(vec![wide.as_str()], 10_000), (vec![single; 100], 100)] {
+            let mut messages = Messages::default();
+            (0..).zip(&records).for_each(|(offset, record)| messages.push(offset, None, record.as_bytes()));
+            let to = messages.len() as i64;
+            let batch = decoder.decode(TopicPartition::new("t", 0), 1, 0, to, messages, &[]);
+            assert_eq!(batch.readings.len(), readings);
+            assert!(batch.readings.spans.capacity() <= 2 * readings, "{}", batch.readings.spans.capacity());
+        }
+    }
 }
