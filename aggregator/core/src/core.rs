@@ -62,8 +62,6 @@ pub(crate) struct Part {
     committed: i64,
     /// The position after everything in memory.
     pub(crate) position: i64,
-    /// The position at the last cut.
-    cut: i64,
     pub(crate) floor: Option<Timestamp>,
     pub(crate) tide: Tide,
     committed_watermark: Option<i64>,
@@ -372,7 +370,6 @@ impl Core {
                     epoch: c.epoch,
                     committed: c.next_offset,
                     position: c.next_offset,
-                    cut: c.next_offset,
                     floor: c.floor,
                     tide: Tide::resumed(watermark, self.config.max_disorder_us),
                     committed_watermark: watermark,

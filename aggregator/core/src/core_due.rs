@@ -64,8 +64,9 @@ impl Core {
             }
         }
         let dirty_us = self.dirty_since_us.map_or(0, |t| at.mono_us - t);
-        let behind = self.is_behind();
-        if closed && (!behind || dirty_us >= BACKLOG_GAP_US) {
+        let waited = self.dirty_since_us.is_some() && dirty_us >= self.config.checkpoint_interval_us;
+        let put_off = (closed || waited) && dirty_us < BACKLOG_GAP_US && self.is_behind();
+        if closed && !put_off {
             let due = (at.mono_us + CLOSE_GATHER_US).max(self.last_close_cut_us + CLOSE_GAP_US);
             let due = *self.close_due_us.get_or_insert(due);
             if at.mono_us >= due {
@@ -73,18 +74,17 @@ impl Core {
                 return true;
             }
         }
-        let interval_us = self.config.checkpoint_interval_us.max(if behind { BACKLOG_GAP_US } else { 0 });
-        (self.dirty_since_us.is_some() && dirty_us >= interval_us)
+        (waited && !put_off)
             || self.is_full()
             || self.parts.iter().any(|(source, p)| p.gapped || self.only_position_is_missing(source, p, at))
     }
 
-    /// Whether more is left of the log, as far as the broker has told, than has been read since the last cut. Partitions of
-    /// which nothing is read, whatever the reason, hold up nobody.
+    /// Whether more is left of the log, as far as the broker has told, than has been read since the last checkpoint, while
+    /// none is under way. Partitions of which nothing is read, whatever the reason, hold up nobody.
     fn is_behind(&self) -> bool {
         let (mut left, mut read) = (0, 0);
-        for (source, part) in self.parts.iter().filter(|(_, part)| part.position > part.cut) {
-            read += part.position - part.cut;
+        for (source, part) in self.parts.iter().filter(|(_, part)| part.position > part.committed) {
+            read += part.position - part.committed;
             let end = self.ends.get(source).and_then(EndOffsets::latest);
             left += end.map_or(0, |end| end.saturating_sub(part.position).max(0));
         }
@@ -158,7 +158,6 @@ impl Core {
         self.close_due_us = None;
         for part in self.parts.values_mut() {
             part.closed = part.tide.watermark.map(|w| closed_panes(self.config.grid, w));
-            part.cut = part.position;
         }
     }
 
