@@ -6,7 +6,7 @@ use fleetscore_schemas::reading::ReadingBatch;
 use fleetscore_schemas::time::Timestamp;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -33,6 +33,10 @@ pub(crate) struct Process {
     handle: OnceLock<Handle>,
     /// What the largest batch may come to that it was handed.
     largest: AtomicUsize,
+    /// How often it has claimed.
+    pub(crate) claims: AtomicU64,
+    /// Dead letters that it has had kept one by one.
+    pub(crate) letters: AtomicU64,
 }
 
 impl Process {
@@ -44,6 +48,8 @@ impl Process {
             clock,
             handle: OnceLock::new(),
             largest: AtomicUsize::new(0),
+            claims: AtomicU64::new(0),
+            letters: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             woken: Notify::new(),
             waker: Mutex::new(None),

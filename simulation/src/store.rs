@@ -13,6 +13,7 @@ use fleetscore_store::{
     StoreError,
 };
 use futures_executor::block_on;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
@@ -110,9 +111,9 @@ impl Forward for SimStore {
     }
     async fn claim(&self, source: &str, owner: &str, partitions: &[TopicPartition]) -> Result<Vec<Claim>> {
         let (source, owner, partitions) = (source.to_owned(), owner.to_owned(), partitions.to_vec());
-        let id = self.process.id;
+        let process = Arc::clone(&self.process);
         let call = move |w: &World| {
-            w.claimed(id);
+            process.claims.fetch_add(1, SeqCst);
             block_on(w.store.claim(&source, &owner, &partitions))
         };
         self.remote(Step::Claim, call).await

@@ -9,7 +9,6 @@ use crate::time::Instant;
 use fleetscore_schemas::reading::TopicPartition;
 use fleetscore_store::{Checkpoint, DeadLetter, Heartbeat, Loss, Outcome, Result, Store, StoreError};
 use futures_executor::block_on;
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -137,8 +136,6 @@ struct Books {
     checkpoints: u64,
     /// Checkpoints and signs of life that found another claim.
     fences: u64,
-    /// Of each process: how often it has claimed, and the dead letters that it has had kept one by one.
-    kept: BTreeMap<u64, (u64, u64)>,
     failure: Option<String>,
 }
 
@@ -345,24 +342,18 @@ impl World {
         Ok(())
     }
 
-    /// A process is about to claim: what it has read and not stored is read again, and its dead letters too.
-    pub(crate) fn claimed(&self, id: u64) {
-        lock(&self.books).kept.entry(id).or_default().0 += 1;
-    }
-
     /// Of dead letters so many are kept one by one in a minute of a process's clock. Where it does not know that they are
     /// stored already, it claims again, reads them again, and has as many more.
     fn must_be_few(&self, letters: &[DeadLetter], by: &Process) {
-        let minutes = by.minutes();
-        let mut books = lock(&self.books);
-        let (claims, kept) = books.kept.entry(by.id).or_default();
-        *kept += letters.iter().filter(|l| l.last_offset.is_none()).count() as u64;
+        let more = letters.iter().filter(|l| l.last_offset.is_none()).count() as u64;
+        let kept = by.letters.fetch_add(more, SeqCst) + more;
+        let (minutes, claims) = (by.minutes(), by.claims.load(SeqCst));
         let most = (minutes + claims.saturating_sub(1)) * u64::from(self.bounds.dead_letters_per_minute);
-        let failed = (*kept > most)
-            .then(|| format!("{kept} dead letters of {most}, in {minutes} minutes, {claims} claims"));
-        drop(books);
-        if let Some(what) = failed {
-            self.fail(format!("process {} has kept {what}", by.id));
+        if kept > most {
+            let id = by.id;
+            self.fail(format!(
+                "process {id} has kept {kept} dead letters of {most}, in {minutes} minutes, {claims} claims"
+            ));
         }
     }
 
