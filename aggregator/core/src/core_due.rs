@@ -82,11 +82,11 @@ impl Core {
     /// Whether more is left of the log, as far as the broker has told, than has been read since the last checkpoint, while
     /// none is under way. Partitions of which nothing is read, whatever the reason, hold up nobody.
     fn is_behind(&self) -> bool {
-        let (mut left, mut read) = (0, 0);
+        let (mut left, mut read) = (0_i64, 0);
         for (source, part) in self.parts.iter().filter(|(_, part)| part.position > part.committed) {
             read += part.position - part.committed;
             let end = self.ends.get(source).and_then(EndOffsets::latest);
-            left += end.map_or(0, |end| end.saturating_sub(part.position).max(0));
+            left = left.saturating_add(end.map_or(0, |end| end.saturating_sub(part.position).max(0)));
         }
         left > read
     }

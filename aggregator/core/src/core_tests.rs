@@ -313,6 +313,18 @@ fn far_from_the_end_of_the_log_checkpoints_are_rare() {
 }
 
 #[test]
+fn ends_without_end_are_only_far() {
+    let mut s = Script::running();
+    s.core.config.checkpoint_interval_us = S;
+    for partition in [0, 1] {
+        s.step(Event::EndOffset { source: tp(partition), offset: i64::MAX, asked_us: s.mono });
+        s.read(partition, 0);
+    }
+    assert!(cut(&s.pass(BACKLOG_GAP_US - S)).is_none(), "more is left than was read");
+    assert!(cut(&s.pass(S)).is_some());
+}
+
+#[test]
 fn a_fence_drops_everything_and_claims_again_after_a_pause() {
     let mut s = Script::running();
     s.read(0, 0);
