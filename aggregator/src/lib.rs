@@ -6,11 +6,12 @@
 //! | module | does |
 //! | --- | --- |
 //! | `plan_expr` | the user's row filter and value expression over a batch |
-//! | `plan`, `split`, `udaf` | the checkpoint's query over what is pending |
+//! | `plan`, `grouping`, `split`, `udaf` | the checkpoint's query over what is pending |
 //! | `memory` | what the allocator keeps of what is freed |
 
 pub mod memory;
 
+mod grouping;
 mod plan;
 mod plan_expr;
 mod split;
@@ -29,8 +30,7 @@ mod test_store;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use fleetscore_aggregator_core::{Engine, Evaluated, Pending};
-use fleetscore_schemas::SeriesName;
+use fleetscore_aggregator_core::{Engine, Evaluated, Pending, SeriesNames};
 use fleetscore_schemas::reading::{ReadingBatch, ReadingColumns};
 use fleetscore_schemas::stream::ReadingSource;
 use fleetscore_store::{DeadLetterRow, Store};
@@ -70,7 +70,7 @@ impl Engine for DataFusionEngine {
     fn evaluate(
         &self,
         readings: &ReadingColumns,
-        names: &[Option<SeriesName>],
+        names: &SeriesNames,
     ) -> Result<Option<Evaluated>, AggregatorError> {
         if self.expressions.is_identity() {
             return Ok(None);
@@ -80,6 +80,10 @@ impl Engine for DataFusionEngine {
 
     async fn deltas(&self, pending: Pending) -> Result<RecordBatch, AggregatorError> {
         self.plans.deltas(pending).await
+    }
+
+    fn fixed_bytes(&self) -> usize {
+        plan::FIXED_BYTES
     }
 
     async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {

@@ -23,8 +23,7 @@ use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::parser::DFParser;
 use datafusion_sql::planner::{PlannerContext, SqlToRel};
-use fleetscore_aggregator_core::{AggregatorError, Evaluated};
-use fleetscore_schemas::SeriesName;
+use fleetscore_aggregator_core::{AggregatorError, Evaluated, SeriesNames};
 use fleetscore_state::Fate;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -131,7 +130,7 @@ impl RowExpressions {
         keys: &UInt32Array,
         ts: &TimestampMicrosecondArray,
         value: &Float64Array,
-        names: &[Option<SeriesName>],
+        names: &SeriesNames,
     ) -> Result<Evaluated, AggregatorError> {
         let n = value.len();
         let mut out =
@@ -173,28 +172,23 @@ impl RowExpressions {
         keys: &UInt32Array,
         ts: &TimestampMicrosecondArray,
         value: &Float64Array,
-        names: &[Option<SeriesName>],
+        names: &SeriesNames,
     ) -> Result<RecordBatch, String> {
         // Texts are made only where an expression refers to them; nobody looks at the others.
-        let text = |wanted: bool, part: fn(&SeriesName) -> &str| -> Result<ArrayRef, String> {
-            if !wanted {
-                let empty = vec![0i32; value.len() + 1];
-                let offsets = arrow::buffer::OffsetBuffer::new(ScalarBuffer::from(empty));
-                return Ok(Arc::new(StringArray::new(offsets, arrow::buffer::Buffer::from(&[]), None)));
-            }
-            let texts: Result<Vec<&str>, String> = keys
-                .values()
-                .iter()
-                .map(|k| {
-                    let name = names.get(*k as usize).and_then(Option::as_ref);
-                    name.map(part).ok_or_else(|| format!("the decoder never named its key {k}"))
-                })
-                .collect();
-            Ok(Arc::new(StringArray::from(texts?)))
-        };
+        let text =
+            |wanted: bool, part: for<'n> fn((&'n str, &'n str)) -> &'n str| -> Result<ArrayRef, String> {
+                if !wanted {
+                    let empty = vec![0i32; value.len() + 1];
+                    let offsets = arrow::buffer::OffsetBuffer::new(ScalarBuffer::from(empty));
+                    return Ok(Arc::new(StringArray::new(offsets, arrow::buffer::Buffer::from(&[]), None)));
+                }
+                let texts: Result<Vec<&str>, String> =
+                    keys.values().iter().map(|key| names.named(*key).map(part)).collect();
+                Ok(Arc::new(StringArray::from(texts?)))
+            };
         let columns: Vec<ArrayRef> = vec![
-            text(self.wants_device, |n| &n.device)?,
-            text(self.wants_sensor, |n| &n.sensor)?,
+            text(self.wants_device, |(device, _)| device)?,
+            text(self.wants_sensor, |(_, sensor)| sensor)?,
             Arc::new(TimestampMicrosecondArray::new(ts.values().clone(), None).with_timezone("+00:00")),
             Arc::new(value.clone()),
         ];

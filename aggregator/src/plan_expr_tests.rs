@@ -1,9 +1,11 @@
 use super::*;
+use fleetscore_schemas::SeriesName;
 
 const T: i64 = 1_535_497_205_000_000; // 2018-08-28T23:00:05Z
 
 fn evaluate(filter: &str, value: &str, rows: &[(u32, i64, f64)]) -> Evaluated {
-    let names = [Some(SeriesName::new("d1", "temp")), None, Some(SeriesName::new("d2", "pressure"))];
+    let names = [(0, SeriesName::new("d1", "temp")), (2, SeriesName::new("d2", "pressure"))];
+    let names: SeriesNames = names.into_iter().collect();
     RowExpressions::plan(filter, value)
         .unwrap()
         .evaluate(

@@ -93,7 +93,7 @@ mod tests {
                 ..Admitted::default()
             });
         }
-        pending.into_batches().0
+        pending.into_parts().0
     }
 
     proptest! {

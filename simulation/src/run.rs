@@ -11,10 +11,9 @@ use crate::world::{Step, World};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use fleetscore_aggregator_core::{
-    AggregatorError, Clock, Engine, Evaluated, Options, Pending, PlainEngine, Service,
+    AggregatorError, Clock, Engine, Evaluated, Options, Pending, PlainEngine, SeriesNames, Service,
 };
 use fleetscore_oracle::fleet::Message;
-use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::reading::ReadingColumns;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_store::{MemoryStore, Store};
@@ -360,7 +359,7 @@ impl Engine for Working {
     fn evaluate(
         &self,
         readings: &ReadingColumns,
-        names: &[Option<SeriesName>],
+        names: &SeriesNames,
     ) -> Result<Option<Evaluated>, AggregatorError> {
         self.0.evaluate(readings, names)
     }
@@ -368,6 +367,10 @@ impl Engine for Working {
     async fn deltas(&self, pending: Pending) -> Result<RecordBatch, AggregatorError> {
         let _at_work = AtWork::begin();
         self.0.deltas(pending).await
+    }
+
+    fn fixed_bytes(&self) -> usize {
+        self.0.fixed_bytes()
     }
 
     async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {

@@ -2,16 +2,16 @@
 
 use crate::error::AggregatorError;
 use crate::options::Options;
-use crate::pending::{Pending, States};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
-use arrow::datatypes::{Field, Float64Type, Schema, TimestampMicrosecondType, UInt64Type};
+use crate::pending::{GROUP_BYTES, Groups, Pending};
+use crate::series::SeriesNames;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, TimestampMicrosecondType, UInt64Type};
 use async_trait::async_trait;
-use fleetscore_schemas::SeriesName;
 use fleetscore_schemas::reading::ReadingColumns;
 use fleetscore_schemas::time::PaneGrid;
-use fleetscore_state::{Fate, Partials, accumulate::Sorted, accumulate::deltas_of, state_type};
+use fleetscore_state::{Fate, Partials, accumulate::Sorted, accumulate::deltas_of};
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// What became of the readings of a batch.
 #[derive(Debug, Default)]
@@ -32,13 +32,18 @@ pub trait Engine: Send + Sync + 'static {
     fn evaluate(
         &self,
         readings: &ReadingColumns,
-        names: &[Option<SeriesName>],
+        names: &SeriesNames,
     ) -> Result<Option<Evaluated>, AggregatorError>;
 
     /// The deltas of what is pending: columns of [`fleetscore_schemas::delta::schema`], sorted by (pane, series).
     async fn deltas(&self, pending: Pending) -> Result<RecordBatch, AggregatorError>;
 
-    /// Puts partial states in the place of readings.
+    /// What groups take however few they are: no fewer bytes of readings are worth being grouped before a checkpoint.
+    fn fixed_bytes(&self) -> usize {
+        0
+    }
+
+    /// Puts groups in the place of readings.
     async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError>;
 }
 
@@ -69,36 +74,40 @@ impl PlainEngine {
     }
 }
 
-/// Keys in ascending order, and the state of each.
-fn grouped(pending: Pending) -> Result<(Vec<u64>, ArrayRef), AggregatorError> {
-    let (rows, states) = pending.into_batches();
-    let mut groups: BTreeMap<u64, usize> = BTreeMap::new();
-    let mut partials = Partials::default();
-    let mut group_of = |keys: &[u64]| -> (Vec<usize>, usize) {
-        let of: Vec<usize> = keys
-            .iter()
+/// By key, in one table.
+#[derive(Debug, Default)]
+struct PlainGroups {
+    groups: BTreeMap<u64, usize>,
+    partials: Partials,
+}
+
+impl Groups for PlainGroups {
+    fn bytes(&self) -> usize {
+        self.groups.len() * GROUP_BYTES
+    }
+}
+
+/// All of what is pending.
+fn grouped(pending: Pending) -> Result<PlainGroups, AggregatorError> {
+    let (rows, earlier) = pending.into_parts();
+    let mut all = match earlier {
+        None => PlainGroups::default(),
+        Some(groups) => *(groups as Box<dyn Any>)
+            .downcast()
+            .map_err(|_| AggregatorError::internal("these groups are another engine's"))?,
+    };
+    for batch in &rows {
+        let of: Vec<usize> = (batch.column(0).as_primitive::<UInt64Type>().values().iter())
             .map(|key| {
-                let next = groups.len();
-                *groups.entry(*key).or_insert(next)
+                let next = all.groups.len();
+                *all.groups.entry(*key).or_insert(next)
             })
             .collect();
-        (of, groups.len())
-    };
-    for batch in states.parts.iter().flatten() {
-        let (of, total) = group_of(batch.column(0).as_primitive::<UInt64Type>().values());
-        partials.merge(batch.column(1), &of, total).map_err(AggregatorError::internal)?;
-    }
-    for batch in &rows {
-        let (of, total) = group_of(batch.column(0).as_primitive::<UInt64Type>().values());
         let ts = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
         let values = batch.column(2).as_primitive::<Float64Type>().values();
-        partials.update(ts, values, &of, None, total);
+        all.partials.update(ts, values, &of, None, all.groups.len());
     }
-    let mut keys = vec![0; groups.len()];
-    for (key, group) in groups {
-        keys[group] = key;
-    }
-    Ok((keys, partials.take(usize::MAX)))
+    Ok(all)
 }
 
 #[async_trait]
@@ -106,26 +115,22 @@ impl Engine for PlainEngine {
     fn evaluate(
         &self,
         _readings: &ReadingColumns,
-        _names: &[Option<SeriesName>],
+        _names: &SeriesNames,
     ) -> Result<Option<Evaluated>, AggregatorError> {
         Ok(None)
     }
 
     async fn deltas(&self, pending: Pending) -> Result<RecordBatch, AggregatorError> {
-        let (keys, states) = grouped(pending)?;
-        let sorted = Sorted::of(&keys, &[states]).map_err(AggregatorError::internal)?;
-        deltas_of(&[sorted], self.grid).map_err(AggregatorError::internal)
+        let PlainGroups { groups, mut partials } = grouped(pending)?;
+        let mut keys = vec![0; groups.len()];
+        for (key, group) in groups {
+            keys[group] = key;
+        }
+        let sorted = Sorted::of(&keys, &partials.take(usize::MAX)).map_err(AggregatorError::internal)?;
+        deltas_of(vec![sorted], self.grid).map_err(AggregatorError::internal)
     }
 
     async fn compact(&self, pending: Pending) -> Result<Pending, AggregatorError> {
-        let (keys, states) = grouped(pending)?;
-        let schema = Schema::new(vec![
-            Field::new("key", arrow::datatypes::DataType::UInt64, false),
-            Field::new("partial", state_type(), false),
-        ]);
-        debug_assert_eq!(keys.len(), states.len());
-        let columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(keys)), states];
-        let batch = RecordBatch::try_new(Arc::new(schema), columns).map_err(AggregatorError::internal)?;
-        Ok(Pending::of_states(States { parts: vec![vec![batch]], shift: 0 }))
+        Ok(Pending::of_groups(Box::new(grouped(pending)?)))
     }
 }

@@ -141,11 +141,10 @@ impl Prepared {
             let letter = &mut letters[at];
             letter.readings += 1;
             // Other sensors of the same record may have counted.
-            let name = keys.names.get(readings.series.value(*i as usize) as usize).and_then(Option::as_ref);
-            if let Some(name) = name
-                && letter.sensors.last() != Some(&name.sensor)
+            if let Some((_, sensor)) = keys.names.get(readings.series.value(*i as usize))
+                && letter.sensors.last().is_none_or(|last| last != sensor)
             {
-                letter.sensors.push(name.sensor.clone());
+                letter.sensors.push(sensor.to_owned());
             }
         }
         letters

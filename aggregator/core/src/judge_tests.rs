@@ -68,7 +68,7 @@ fn prepared(batch: ReadingBatch) -> Prepared {
 fn refused_readings_of_a_record_share_a_dead_letter_per_code() {
     let sensors = 1000;
     // Of the first, every other series is one too many; two are of the future, one is too late.
-    let names = (0..sensors).map(|s| Some(SeriesName::new("d", format!("s{s}")))).collect();
+    let names = (0..sensors).map(|s| (s, SeriesName::new("d", format!("s{s}")))).collect();
     let ids = (0..sensors).map(|s| if s % 2 == 0 { s } else { REFUSED_SERIES }).collect();
     let keys = Keys { names, ids };
     let prepared = prepared(wide(&[CLOCK, CLOCK + 11 * S, CLOCK + 12 * S, CLOCK - 71 * S], sensors));

@@ -1,18 +1,28 @@
-//! Readings and partial states since the last checkpoint.
+//! Readings and groups since the last checkpoint.
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use fleetscore_schemas::delta::timestamp_type;
 use fleetscore_state::admit::Admitted;
+use std::any::Any;
+use std::fmt::Debug;
 use std::sync::{Arc, LazyLock};
 
 /// Rows are frozen into a batch when there are so many: small enough for the cache, large enough to amortise a call.
 const BATCH_ROWS: usize = 8192;
 const ROW_BYTES: usize = 24;
-/// Key, count, sum, m2, min, max, and time and value of the first and of the last.
-const STATE_BYTES: usize = 80;
+/// Of a group, about: the aggregate (72), its key, and its entry in the table of keys, with what these have in reserve.
+pub(crate) const GROUP_BYTES: usize = 112;
+/// Readings that are grouped in one go, at least, unless memory is short: more do not stay in the processor's cache.
+const GROUP_AT_ONCE: usize = 1 << 18;
 
-/// Readings and partial states since the last checkpoint.
+/// What an engine has grouped and not given out yet. Readings that it was given are in it.
+pub trait Groups: Any + Send + Debug {
+    /// What they take.
+    fn bytes(&self) -> usize;
+}
+
+/// Readings and groups since the last checkpoint.
 #[derive(Debug, Default)]
 pub struct Pending {
     keys: Vec<u64>,
@@ -20,25 +30,14 @@ pub struct Pending {
     values: Vec<f64>,
     rows: Vec<RecordBatch>,
     row_count: usize,
-    states: States,
-    state_bytes: usize,
-}
-
-/// Partial states: batches of columns (key, state), see [`fleetscore_state::state_type`].
-#[derive(Debug, Default)]
-pub struct States {
-    /// Parts without a key in common, as the engine has made them.
-    pub parts: Vec<Vec<RecordBatch>>,
-    /// By what it has done so.
-    pub shift: u32,
+    groups: Option<Box<dyn Groups>>,
+    group_bytes: usize,
 }
 
 impl Pending {
     /// What has taken the place of readings.
-    pub fn of_states(states: States) -> Self {
-        // Not by the arrays' sizes: these may be slices of shared columns, each of which would count as the whole.
-        let state_bytes = states.parts.iter().flatten().map(|b| b.num_rows() * STATE_BYTES).sum();
-        Self { states, state_bytes, ..Self::default() }
+    pub fn of_groups(groups: Box<dyn Groups>) -> Self {
+        Self { group_bytes: groups.bytes(), groups: Some(groups), ..Self::default() }
     }
 
     /// Adds accepted readings, and leaves the columns empty.
@@ -60,10 +59,10 @@ impl Pending {
         }
     }
 
-    /// Batches of readings, with the columns of [`Self::schema`], and of states.
-    pub fn into_batches(mut self) -> (Vec<RecordBatch>, States) {
+    /// Batches of readings, with the columns of [`Self::schema`], and the groups of those before them.
+    pub fn into_parts(mut self) -> (Vec<RecordBatch>, Option<Box<dyn Groups>>) {
         self.freeze();
-        (self.rows, self.states)
+        (self.rows, self.groups)
     }
 
     /// The columns of readings: `key` (see [`fleetscore_state::admit::group_key`]), `ts`, `value`.
@@ -78,31 +77,31 @@ impl Pending {
         SCHEMA.clone()
     }
 
-    /// Bytes held: readings, and states that have taken the place of readings.
+    /// Bytes held: readings, and groups that have taken the place of readings.
     pub fn bytes(&self) -> usize {
-        self.row_count * ROW_BYTES + self.state_bytes
+        self.row_bytes() + self.group_bytes
     }
 
-    /// Bytes of readings alone: what compaction can replace.
+    /// Bytes of readings alone: what grouping can replace.
     pub fn row_bytes(&self) -> usize {
         self.row_count * ROW_BYTES
     }
 
-    /// Whether partial states should take the place of readings, where `bound` bytes may be taken between two checkpoints
-    /// and `others` of them are taken by something else.
+    /// Whether groups should take the place of readings, where `bound` bytes may be taken between two checkpoints and
+    /// `others` of them are taken by something else.
     ///
-    /// From a quarter of the bound on, and not later: a state takes three times as much as a reading, and ten times as much
-    /// while it is made. Then again when there are as many bytes of readings as of states, all of which are gone through
-    /// each time; or sooner, should each of the readings make a new state, and all of them come to the bound.
-    pub fn is_due(&self, others: usize, bound: usize) -> bool {
-        let enough = self.row_bytes() >= bound / 8 && self.bytes() + others >= bound / 4;
-        let at_most = self.state_bytes + self.row_count * STATE_BYTES;
-        enough && (self.row_bytes() >= self.state_bytes || at_most + others >= bound)
+    /// When there are as many readings as groups, all of which may have to come from memory for them; or sooner, should
+    /// each of the readings make a new group, and all of them come to the bound, but not for less than `fixed` bytes.
+    pub fn is_due(&self, others: usize, bound: usize, fixed: usize) -> bool {
+        let at_most = self.group_bytes + self.row_count * GROUP_BYTES;
+        let short = at_most + others >= bound;
+        (self.row_count >= GROUP_AT_ONCE && self.row_count * GROUP_BYTES >= self.group_bytes)
+            || (short && self.row_bytes() >= (bound / 16).max(fixed))
     }
 
-    /// Whether there is neither a reading nor a state.
+    /// Whether there is neither a reading nor a group.
     pub fn is_empty(&self) -> bool {
-        self.row_count == 0 && self.states.parts.iter().all(Vec::is_empty)
+        self.row_count == 0 && self.groups.is_none()
     }
 
     fn freeze(&mut self) {
@@ -128,25 +127,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compaction_is_due_where_it_pays() {
-        let bound = 8 * ROW_BYTES * STATE_BYTES; // an eighth is `STATE_BYTES` readings, or `ROW_BYTES` states
+    fn grouping_is_due_where_it_pays_or_memory_is_short() {
+        let (bound, at_once) = (1 << 30, GROUP_AT_ONCE);
         let cases = [
-            ("nothing", 0, 0, 0, false),
-            ("less than a quarter", 2 * STATE_BYTES - 1, 0, 0, false),
-            ("a quarter", 2 * STATE_BYTES, 0, 0, true),
-            ("a quarter with dead letters", STATE_BYTES, 0, bound / 8, true),
-            ("hardly a reading among dead letters", STATE_BYTES - 1, 0, bound, false),
-            ("as many states", 2 * STATE_BYTES, 2 * ROW_BYTES, 0, true),
-            ("more states", STATE_BYTES, ROW_BYTES + 1, 0, false),
-            ("new states might be too many", STATE_BYTES, 5 * ROW_BYTES, 0, true),
-            ("not with these", STATE_BYTES, 4 * ROW_BYTES, 0, false),
-            ("with dead letters they might", STATE_BYTES, 4 * ROW_BYTES, bound / 4, true),
-            ("hardly a reading among states", STATE_BYTES - 1, 6 * ROW_BYTES, 0, false),
+            ("nothing", 0, 0, 0, bound, false),
+            ("too few", at_once - 1, 0, 0, bound, false),
+            ("enough", at_once, 0, 0, bound, true),
+            ("as many groups", at_once, at_once, 0, bound, true),
+            ("more groups", at_once, at_once + 1, 0, bound, false),
+            ("as many, and more", 3 * at_once, 3 * at_once, 0, bound, true),
+            ("new groups might come to the bound", 1000, 0, 0, 1000 * GROUP_BYTES, true),
+            ("not with these", 999, 0, 0, 1000 * GROUP_BYTES, false),
+            ("with earlier ones they might", 600, 400, 0, 1000 * GROUP_BYTES, true),
+            ("with dead letters they might", 600, 0, 400 * GROUP_BYTES, 1000 * GROUP_BYTES, true),
+            ("hardly a reading among dead letters", 100, 0, 1000 * GROUP_BYTES, 1000 * GROUP_BYTES, false),
+            ("hardly a reading among groups", 100, 900, 0, 1000 * GROUP_BYTES, false),
         ];
-        for (name, rows, states, others, due) in cases {
-            let pending =
-                Pending { row_count: rows, state_bytes: states * STATE_BYTES, ..Pending::default() };
-            assert_eq!(pending.is_due(others, bound), due, "{name}");
+        for (name, row_count, groups, others, bound, due) in cases {
+            let pending = Pending { row_count, group_bytes: groups * GROUP_BYTES, ..Pending::default() };
+            assert_eq!(pending.is_due(others, bound, 0), due, "{name}");
         }
+        let pending = Pending { row_count: 1000, ..Pending::default() };
+        assert!(pending.is_due(0, 1000 * GROUP_BYTES, 1000 * ROW_BYTES));
+        assert!(!pending.is_due(0, 1000 * GROUP_BYTES, 1000 * ROW_BYTES + 1), "not worth a query");
     }
 }

@@ -4,6 +4,62 @@ use fleetscore_schemas::{SeriesId, SeriesName};
 use fleetscore_state::admit::{REFUSED_SERIES, UNKNOWN_SERIES, any_unknown};
 use std::collections::HashMap;
 
+/// Names of series by a decoder's key, one behind the other: as two strings each, a million of them took a hundred megabytes.
+#[derive(Debug, Default)]
+pub struct SeriesNames {
+    text: String,
+    places: Vec<Place>,
+}
+
+/// Where the name of a key stands; a device of no bytes is that of a key without one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    from: usize,
+    device: u16,
+    sensor: u16,
+}
+
+impl SeriesNames {
+    /// Device and sensor, where the key has been named.
+    #[inline]
+    pub fn get(&self, key: u32) -> Option<(&str, &str)> {
+        let place = self.places.get(key as usize).filter(|place| place.device > 0)?;
+        let (device, sensor) = (usize::from(place.device), usize::from(place.sensor));
+        Some(self.text[place.from..place.from + device + sensor].split_at(device))
+    }
+
+    /// As [`Self::get`].
+    ///
+    /// # Errors
+    /// If it has not been named, which no input can bring about.
+    pub fn named(&self, key: u32) -> Result<(&str, &str), String> {
+        self.get(key).ok_or_else(|| format!("the decoder never named its key {key}"))
+    }
+
+    /// Names a key. What is named again takes its memory twice; decoders name each once.
+    ///
+    /// # Panics
+    /// If a part is longer than a decoder lets it be (256 bytes).
+    pub fn set(&mut self, key: u32, name: &SeriesName) {
+        let len = |part: &str| u16::try_from(part.len()).expect("decoders refuse long names");
+        let place = Place { from: self.text.len(), device: len(&name.device), sensor: len(&name.sensor) };
+        self.text += &name.device;
+        self.text += &name.sensor;
+        if self.places.len() <= key as usize {
+            self.places.resize(key as usize + 1, Place::default());
+        }
+        self.places[key as usize] = place;
+    }
+}
+
+impl FromIterator<(u32, SeriesName)> for SeriesNames {
+    fn from_iter<T: IntoIterator<Item = (u32, SeriesName)>>(named: T) -> Self {
+        let mut names = Self::default();
+        named.into_iter().for_each(|(key, name)| names.set(key, &name));
+        names
+    }
+}
+
 /// What is known of series, per decoder.
 #[derive(Debug, Default)]
 pub(crate) struct SeriesCache {
@@ -14,7 +70,7 @@ pub(crate) struct SeriesCache {
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     /// By key.
-    pub(crate) names: Vec<Option<SeriesName>>,
+    pub(crate) names: SeriesNames,
     /// By key; [`UNKNOWN_SERIES`] before it was asked for, [`REFUSED_SERIES`] where it is one too many.
     pub(crate) ids: Vec<u32>,
 }
@@ -24,12 +80,10 @@ impl SeriesCache {
     pub(crate) fn note(&mut self, decoder: u32, new: &mut Vec<(u32, SeriesName)>) {
         let keys = self.decoders.entry(decoder).or_default();
         for (key, name) in new.drain(..) {
-            let key = key as usize;
-            if keys.names.len() <= key {
-                keys.names.resize(key + 1, None);
-                keys.ids.resize(key + 1, UNKNOWN_SERIES);
+            keys.names.set(key, &name);
+            if keys.ids.len() <= key as usize {
+                keys.ids.resize(key as usize + 1, UNKNOWN_SERIES);
             }
-            keys.names[key] = Some(name);
         }
     }
 
@@ -76,10 +130,24 @@ impl Keys {
         let names: Result<Vec<SeriesName>, String> = unknown
             .iter()
             .map(|key| {
-                let name = self.names.get(*key as usize).and_then(Option::as_ref);
-                name.cloned().ok_or_else(|| format!("the decoder never named its key {key}"))
+                let (device, sensor) = self.names.named(*key)?;
+                Ok(SeriesName::new(device, sensor))
             })
             .collect();
         Ok((unknown, names?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_in_any_order_and_the_last_one_counts() {
+        let named = [(2, ("dü", "s")), (0, ("a", "bc")), (2, ("ab", "c"))];
+        let names: SeriesNames =
+            named.into_iter().map(|(key, (d, s))| (key, SeriesName::new(d, s))).collect();
+        let all: Vec<_> = (0..4).map(|key| names.get(key)).collect();
+        assert_eq!(all, [Some(("a", "bc")), None, Some(("ab", "c")), None]);
     }
 }

@@ -458,9 +458,10 @@ impl Running {
         Ok(Progress::Done)
     }
 
-    /// Puts partial states in the place of readings, if that is due; whether it was.
+    /// Puts groups in the place of readings, if that is due; whether it was.
     async fn compact(&mut self) -> Result<bool, AggregatorError> {
-        let due = self.pending.is_due(self.letters.bytes(), self.options.checkpoint_bytes);
+        let (bound, fixed) = (self.options.checkpoint_bytes, self.engine.fixed_bytes());
+        let due = self.pending.is_due(self.letters.bytes(), bound, fixed);
         if due {
             let pending = std::mem::take(&mut self.pending);
             self.pending = self.engine.compact(pending).await?;

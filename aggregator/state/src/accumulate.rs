@@ -6,6 +6,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
     UInt32Array,
 };
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use fleetscore_schemas::delta::{self, columns};
@@ -31,31 +32,37 @@ pub fn state_type() -> DataType {
     DataType::Struct(state_fields())
 }
 
+/// Groups that lie together: what is allocated at once.
+const CHUNK: usize = 256;
+
 /// One aggregate per group; groups are numbered densely from 0.
+///
+/// In chunks that stay where they are: nothing is copied, and next to nothing held in reserve, where groups become more.
 #[derive(Debug, Default)]
 pub struct Partials {
-    slots: Vec<Slot>,
+    chunks: Vec<Box<[Slot; CHUNK]>>,
+    len: usize,
 }
 
 impl Partials {
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.len
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len == 0
     }
 
     /// Bytes allocated.
     pub fn size(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.chunks.len() * size_of::<[Slot; CHUNK]>() + self.chunks.capacity() * size_of::<usize>()
     }
 
     /// The aggregates, by group.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).take(self.len)
     }
 
     /// Adds readings: `groups[i]` is the group of reading `i`, below `total`. `keep` drops readings where it is false.
@@ -75,12 +82,12 @@ impl Partials {
         match keep {
             None => {
                 for ((ts, value), group) in ts.iter().zip(values).zip(groups) {
-                    self.slots[*group].add(*ts, *value);
+                    self.slot(*group).add(*ts, *value);
                 }
             }
             Some(keep) => {
                 for i in (0..ts.len()).filter(|i| keep(*i)) {
-                    self.slots[groups[i]].add(ts[i], values[i]);
+                    self.slot(groups[i]).add(ts[i], values[i]);
                 }
             }
         }
@@ -98,25 +105,33 @@ impl Partials {
         assert_eq!(states.len(), groups.len(), "columns of one length");
         self.grow(total);
         for (i, group) in groups.iter().enumerate() {
-            self.slots[*group].merge(&columns.slot(i));
+            self.slot(*group).merge(&columns.slot(i));
         }
         Ok(())
     }
 
     /// Takes out the first `n` groups as a struct of [`state_fields`]; the others move down to 0.
     pub fn take(&mut self, n: usize) -> ArrayRef {
-        let slots = if n >= self.slots.len() {
-            std::mem::take(&mut self.slots)
-        } else {
-            let rest = self.slots.split_off(n);
-            std::mem::replace(&mut self.slots, rest)
-        };
-        Arc::new(to_struct(&slots))
+        let n = n.min(self.len);
+        let taken = to_struct(n, || self.slots());
+        let mut rest = Self::default();
+        rest.grow(self.len - n);
+        for (to, from) in self.slots().skip(n).enumerate() {
+            *rest.slot(to) = *from;
+        }
+        *self = rest;
+        Arc::new(taken)
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, group: usize) -> &mut Slot {
+        &mut self.chunks[group / CHUNK][group % CHUNK]
     }
 
     fn grow(&mut self, total: usize) {
-        if self.slots.len() < total {
-            self.slots.resize(total, Slot::default());
+        self.len = self.len.max(total);
+        while self.chunks.len() * CHUNK < total {
+            self.chunks.push(Box::new([Slot::default(); CHUNK]));
         }
     }
 }
@@ -124,35 +139,33 @@ impl Partials {
 /// States of single readings: what [`Partials::update`] would hold if every reading were a group of its own.
 pub fn states_of(ts: &[i64], values: &[f64]) -> ArrayRef {
     let slots: Vec<Slot> = ts.iter().zip(values).map(|(ts, v)| Slot::of(*ts, *v)).collect();
-    Arc::new(to_struct(&slots))
+    Arc::new(to_struct(slots.len(), || slots.iter()))
 }
 
 /// Groups in ascending order of their keys, with their states: see [`deltas_of`].
 #[derive(Debug)]
 pub struct Sorted {
     keys: Vec<u64>,
-    states: StructArray,
+    /// Those of a state.
+    columns: Vec<ArrayRef>,
 }
 
 impl Sorted {
-    /// Sorts groups; `states` are columns of states, one after the other, as many as there are keys.
+    /// Sorts groups; `states` is a column of states, as many as there are keys.
     ///
     /// # Errors
-    /// If a column is not one of states.
-    pub fn of(keys: &[u64], states: &[ArrayRef]) -> Result<Self, ArrowError> {
-        let mut slots: Vec<Slot> = Vec::with_capacity(keys.len());
-        for column in states {
-            let columns = StateColumns::of(column)?;
-            slots.extend((0..column.len()).map(|i| columns.slot(i)));
-        }
-        if slots.len() != keys.len() {
-            let what = format!("{} keys, {} states", keys.len(), slots.len());
+    /// If it is not.
+    pub fn of(keys: &[u64], states: &dyn Array) -> Result<Self, ArrowError> {
+        StateColumns::of(states)?;
+        if states.len() != keys.len() {
+            let what = format!("{} keys, {} states", keys.len(), states.len());
             return Err(ArrowError::InvalidArgumentError(what));
         }
         let mut order: Vec<(u64, u32)> = keys.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
         order.sort_unstable();
-        let sorted: Vec<Slot> = order.iter().map(|(_, i)| slots[*i as usize]).collect();
-        Ok(Self { keys: order.into_iter().map(|(key, _)| key).collect(), states: to_struct(&sorted) })
+        let (keys, order): (Vec<u64>, Vec<u32>) = order.into_iter().unzip();
+        let sorted = take(states, &UInt32Array::from(order), None)?;
+        Ok(Self { keys, columns: sorted.as_struct().columns().to_vec() })
     }
 }
 
@@ -161,8 +174,11 @@ impl Sorted {
 ///
 /// # Errors
 /// If Arrow refuses the columns.
-pub fn deltas_of(parts: &[Sorted], grid: PaneGrid) -> Result<RecordBatch, ArrowError> {
+pub fn deltas_of(parts: Vec<Sorted>, grid: PaneGrid) -> Result<RecordBatch, ArrowError> {
     let total = parts.iter().map(|part| part.keys.len()).sum();
+    if total == 0 {
+        return Ok(RecordBatch::new_empty(delta::schema()));
+    }
     let (mut series, mut starts) = (Vec::with_capacity(total), Vec::with_capacity(total));
     // Stretches of a part that go one behind the other: (part, from, to).
     let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
@@ -186,52 +202,32 @@ pub fn deltas_of(parts: &[Sorted], grid: PaneGrid) -> Result<RecordBatch, ArrowE
         Arc::new(UInt32Array::from(series)),
         Arc::new(TimestampMicrosecondArray::from(starts).with_timezone("UTC")),
     ];
-    let columns_of = parts.iter().map(|part| StateColumns::of(&part.states)).collect::<Result<_, _>>()?;
-    let all = Joined { columns: columns_of, stretches, total };
-    let float = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
-    let time =
-        |us: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC")) };
-    columns.extend([
-        Arc::new(Int64Array::from(all.column(|c| c.count))) as ArrayRef,
-        float(all.column(|c| c.sum)),
-        float(all.column(|c| c.m2)),
-        float(all.column(|c| c.min)),
-        float(all.column(|c| c.max)),
-        time(all.column(|c| c.first_ts)),
-        float(all.column(|c| c.first)),
-        time(all.column(|c| c.last_ts)),
-        float(all.column(|c| c.last)),
-    ]);
+    // Column by column, each of which is dropped when it is joined: all of it is there once, not twice.
+    let mut parts: Vec<_> = parts.into_iter().map(|part| part.columns.into_iter()).collect();
+    for _ in state_fields().iter() {
+        let column: Vec<ArrayRef> = parts.iter_mut().filter_map(Iterator::next).collect();
+        let slices: Vec<ArrayRef> =
+            stretches.iter().map(|(part, from, to)| column[*part].slice(*from, to - from)).collect();
+        columns.push(concat(&slices.iter().map(|slice| &**slice).collect::<Vec<_>>())?);
+    }
     RecordBatch::try_new(delta::schema(), columns)
 }
 
-/// Columns of several parts, stretch by stretch: (part, from, to).
-struct Joined<'c> {
-    columns: Vec<StateColumns<'c>>,
-    stretches: Vec<(usize, usize, usize)>,
-    total: usize,
-}
-
-impl<'c> Joined<'c> {
-    fn column<T: Copy + 'c>(&self, of: impl Fn(&StateColumns<'c>) -> &'c [T]) -> Vec<T> {
-        let mut all = Vec::with_capacity(self.total);
-        for (part, from, to) in &self.stretches {
-            all.extend_from_slice(&of(&self.columns[*part])[*from..*to]);
-        }
+/// The first `n` of these aggregates as columns.
+fn to_struct<'s, I: Iterator<Item = &'s Slot>>(n: usize, slots: impl Fn() -> I) -> StructArray {
+    fn column<'s, T>(n: usize, slots: impl Iterator<Item = &'s Slot>, of: fn(&Slot) -> T) -> Vec<T> {
+        let mut all = Vec::with_capacity(n);
+        all.extend(slots.take(n).map(of));
         all
     }
-}
-
-fn to_struct(slots: &[Slot]) -> StructArray {
-    let float = |f: fn(&Slot) -> f64| -> ArrayRef { Arc::new(slots.iter().map(f).collect::<Float64Array>()) };
-    let time = |f: fn(&Slot) -> i64| -> ArrayRef {
-        let us: Vec<i64> = slots.iter().map(f).collect();
-        Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC"))
+    let float = |of: fn(&Slot) -> f64| -> ArrayRef { Arc::new(Float64Array::from(column(n, slots(), of))) };
+    let time = |of: fn(&Slot) -> i64| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(column(n, slots(), of)).with_timezone("UTC"))
     };
     StructArray::new(
         state_fields(),
         vec![
-            Arc::new(slots.iter().map(|s| s.count).collect::<Int64Array>()),
+            Arc::new(Int64Array::from(column(n, slots(), |s| s.count))),
             float(|s| s.sum),
             float(|s| s.m2),
             float(|s| s.min),
@@ -315,7 +311,7 @@ mod tests {
         p.update(&[1, 2, 3], &[1.0, 2.0, 3.0], &[0, 1, 2], None, 3);
         let taken = p.take(2);
         assert_eq!(taken.len(), 2);
-        assert_eq!(p.slots(), [Slot::of(3, 3.0)]);
+        assert!(p.slots().eq(&[Slot::of(3, 3.0)]));
         assert_eq!(p.take(5).len(), 1);
         assert!(p.is_empty());
     }
@@ -347,14 +343,14 @@ mod tests {
                 p
             };
             let whole = fill(&rows);
-            for (slot, want) in whole.slots().iter().zip(&want) {
+            for (slot, want) in whole.slots().zip(&want) {
                 prop_assert_eq!(&slot.to_partial(), want);
             }
             let mut parts = fill(&rows[..cut]);
             let mut other = fill(&rows[cut..]);
             let states = other.take(5);
             parts.merge(&states, &[0, 1, 2, 3, 4], 5).unwrap();
-            for (slot, want) in parts.slots().iter().zip(&want) {
+            for (slot, want) in parts.slots().zip(&want) {
                 let (Some(got), Some(want)) = (slot.to_partial(), want) else {
                     prop_assert_eq!(slot.to_partial().is_none(), want.is_none());
                     continue;
