@@ -13,8 +13,9 @@ const BATCH_ROWS: usize = 8192;
 const ROW_BYTES: usize = 24;
 /// Of a group, about: the aggregate (72), its key, and its entry in the table of keys, with what these have in reserve.
 pub(crate) const GROUP_BYTES: usize = 112;
-/// Readings that are grouped in one go, at least, unless memory is short: more do not stay in the processor's cache.
-const GROUP_AT_ONCE: usize = 1 << 18;
+/// Readings that are grouped in one go, at least, unless memory is short: more than some of these would not stay in the
+/// processor's cache.
+const GROUP_AT_ONCE: usize = 1 << 17;
 
 /// What an engine has grouped and not given out yet. Readings that it was given are in it.
 pub trait Groups: Any + Send + Debug {
@@ -90,12 +91,13 @@ impl Pending {
     /// Whether groups should take the place of readings, where `bound` bytes may be taken between two checkpoints and
     /// `others` of them are taken by something else.
     ///
-    /// When there are as many readings as groups, all of which may have to come from memory for them; or sooner, should
-    /// each of the readings make a new group, and all of them come to the bound, but not for less than `fixed` bytes.
+    /// When there are as many bytes of readings as of groups, all of which may have to come into the processor's cache for
+    /// them; or sooner, should each of the readings make a new group, and all of them come to the bound, but not for less
+    /// than `fixed` bytes.
     pub fn is_due(&self, others: usize, bound: usize, fixed: usize) -> bool {
         let at_most = self.group_bytes + self.row_count * GROUP_BYTES;
         let short = at_most + others >= bound;
-        (self.row_count >= GROUP_AT_ONCE && self.row_count * GROUP_BYTES >= self.group_bytes)
+        (self.row_count >= GROUP_AT_ONCE && self.row_bytes() >= self.group_bytes)
             || (short && self.row_bytes() >= (bound / 16).max(fixed))
     }
 
@@ -133,9 +135,8 @@ mod tests {
             ("nothing", 0, 0, 0, bound, false),
             ("too few", at_once - 1, 0, 0, bound, false),
             ("enough", at_once, 0, 0, bound, true),
-            ("as many groups", at_once, at_once, 0, bound, true),
-            ("more groups", at_once, at_once + 1, 0, bound, false),
-            ("as many, and more", 3 * at_once, 3 * at_once, 0, bound, true),
+            ("as many bytes of groups", 14 * at_once, 3 * at_once, 0, bound, true),
+            ("more", 14 * at_once, 3 * at_once + 1, 0, bound, false),
             ("new groups might come to the bound", 1000, 0, 0, 1000 * GROUP_BYTES, true),
             ("not with these", 999, 0, 0, 1000 * GROUP_BYTES, false),
             ("with earlier ones they might", 600, 400, 0, 1000 * GROUP_BYTES, true),
