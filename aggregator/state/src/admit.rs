@@ -388,7 +388,7 @@ mod tests {
             let ids: Vec<u32> = (0..38).map(|key| if key < 37 || odd == 0 { key + 100 } else { REFUSED_SERIES }).collect();
             let values: Vec<f64> = ts.iter().map(|t| *t as f64).collect();
             let fates: Option<Vec<Fate>> = filtered.map(|seed| {
-                let of = |key: &u32| if (key + u32::from(seed)) % 7 == 0 { Fate::Filtered } else { Fate::Keep };
+                let of = |key: &u32| if (key + u32::from(seed)).is_multiple_of(7) { Fate::Filtered } else { Fate::Keep };
                 keys.iter().map(of).collect()
             });
             let rows = Rows { keys: &keys, ids: &ids, ts: &ts, values: &values, fates: fates.as_deref() };
