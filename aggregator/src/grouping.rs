@@ -6,8 +6,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use datafusion_common::{DataFusionError, Result as DfResult, internal_err};
 use datafusion_execution::config::SessionConfig;
+use datafusion_execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion_execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
-use datafusion_execution::runtime_env::RuntimeEnv;
+use datafusion_execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion_execution::{SendableRecordBatchStream, TaskContext};
 use datafusion_expr::AggregateUDF;
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
@@ -69,7 +70,10 @@ impl Query {
         let (mode, aggregates) = (AggregateMode::SinglePartitioned, vec![Arc::new(aggregate)]);
         let plan = Arc::new(AggregateExec::try_new(mode, key, aggregates, vec![None], table, rows)?);
         let config = SessionConfig::new().with_batch_size(ONE_BATCH);
-        Ok(Self { cells, plan, config, runtime: RuntimeEnv::default(), beginning: Mutex::default() })
+        // What does not fit into memory is a checkpoint, never a file.
+        let no_files = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+        let runtime = RuntimeEnvBuilder::new().with_disk_manager_builder(no_files).build()?;
+        Ok(Self { cells, plan, config, runtime, beginning: Mutex::default() })
     }
 
     /// Begins a run over nothing yet.
@@ -111,7 +115,8 @@ impl Part {
     /// Groups these rows too, on this thread.
     pub(crate) fn take_in(mut self, rows: Vec<RecordBatch>) -> Result<Self, AggregatorError> {
         self.send(rows)?;
-        // Asked for groups, the plan takes in rows for as long as there are any.
+        // Asked for groups, the plan takes in rows for as long as there are any: on threads for blocking work, where tokio does
+        // not make it pause (else what is left is taken in next time).
         match self.groups.next().now_or_never() {
             None => Ok(self),
             Some(Some(Err(e))) => Err(failed(&e)),

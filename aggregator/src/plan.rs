@@ -21,17 +21,19 @@ use fleetscore_state::accumulate::deltas_of;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Fewer rows are not worth being split.
-const SPLIT_ROWS: usize = 1 << 16;
+/// Fewer rows are not worth being split: a part takes 40 KiB before it has groups.
+const SPLIT_ROWS: usize = 1 << 17;
 
-/// What a query takes, in one part and with hardly any groups.
-pub(crate) const FIXED_BYTES: usize = 1 << 16;
+/// What a query takes, in one part and with hardly any groups: most of it are the groups' numbers for the rows of a batch.
+pub(crate) const FIXED_BYTES: usize = 96 << 10;
 
 /// The kept plans.
 #[derive(Debug)]
 pub(crate) struct Plans {
     grid: PaneGrid,
     cores: usize,
+    /// From so many rows on they are split; tests have other ideas of it.
+    split_rows: usize,
     queries: Arc<Queries>,
 }
 
@@ -47,7 +49,7 @@ impl Plans {
     pub(crate) fn new(grid: PaneGrid, cores: usize) -> Result<Self, AggregatorError> {
         let query = |parts| Query::new(parts).map_err(AggregatorError::internal);
         let queries = Arc::new(Queries { few: query(1)?, parts: query(PARTS)? });
-        Ok(Self { grid, cores: cores.max(1), queries })
+        Ok(Self { grid, cores: cores.max(1), split_rows: SPLIT_ROWS, queries })
     }
 
     /// The deltas of what is pending: columns of [`fleetscore_schemas::delta::schema`], sorted by (pane, series).
@@ -69,12 +71,12 @@ impl Plans {
 
     /// The query that these groups stand in, or a new one, and the rows for each of its parts.
     async fn begun(&self, pending: Pending) -> Result<(Grouping, Vec<Vec<RecordBatch>>), AggregatorError> {
-        let queries = Arc::clone(&self.queries);
+        let (queries, split_rows) = (Arc::clone(&self.queries), self.split_rows);
         on_its_own(move || {
             let (rows, groups) = pending.into_parts();
             let grouping = match groups {
                 Some(groups) => mine(groups)?,
-                None if rows.iter().map(RecordBatch::num_rows).sum::<usize>() < SPLIT_ROWS => {
+                None if rows.iter().map(RecordBatch::num_rows).sum::<usize>() < split_rows => {
                     queries.few.begin(0).map_err(AggregatorError::internal)?
                 }
                 None => queries.parts.begin(shift_for(&rows)).map_err(AggregatorError::internal)?,

@@ -8,11 +8,10 @@ use datafusion_expr::{
     Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility, utils::format_state_name,
 };
 use fleetscore_schemas::delta::timestamp_type;
-use fleetscore_state::{Partials, accumulate::states_of, state_type};
+use fleetscore_state::{Partials, state_type};
 use std::sync::Arc;
 
-/// `partial_of(ts, value)`: the mergeable aggregate of [`fleetscore_schemas::delta`] as a struct. Its state and its
-/// result are the same struct.
+/// `partial_of(ts, value)`: the mergeable aggregate of [`fleetscore_schemas::delta`] as a struct, for plans in one stage.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PartialOf {
     signature: Signature,
@@ -85,20 +84,19 @@ impl GroupsAccumulator for PartialGroups {
 
     fn merge_batch(
         &mut self,
-        values: &[ArrayRef],
-        group_indices: &[usize],
-        total_num_groups: usize,
+        _values: &[ArrayRef],
+        _group_indices: &[usize],
+        _total_num_groups: usize,
     ) -> Result<()> {
-        let [states] = values else { return internal_err!("one column of states, not {}", values.len()) };
-        Ok(self.partials.merge(states, group_indices, total_num_groups)?)
+        // Parts have no group in common, and nothing is spilled.
+        internal_err!("`partial_of` never has states to merge")
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let n = match emit_to {
-            EmitTo::All => self.partials.len(),
-            EmitTo::First(n) => n,
-        };
-        Ok(self.partials.take(n))
+        match emit_to {
+            EmitTo::All => Ok(self.partials.take()),
+            EmitTo::First(_) => internal_err!("`partial_of` gives its groups at the end, all of them"),
+        }
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -107,14 +105,10 @@ impl GroupsAccumulator for PartialGroups {
 
     fn convert_to_state(
         &self,
-        values: &[ArrayRef],
-        opt_filter: Option<&BooleanArray>,
+        _values: &[ArrayRef],
+        _opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        if opt_filter.is_some() {
-            return not_impl_err!("`partial_of` with a filter");
-        }
-        let (ts, value) = readings(values)?;
-        Ok(vec![states_of(ts, value)])
+        not_impl_err!("`partial_of` always groups")
     }
 
     fn size(&self) -> usize {

@@ -42,6 +42,7 @@ pub fn trials(servers: &Arc<Servers>) -> Vec<Trial> {
         ("wide_message", large::wide_message),
         ("flood", flood::every_message_bad),
         ("backlog", backlog::of_single_readings),
+        ("backlog_of_panes", backlog::of_many_panes),
     ] {
         for sqlite in [false, true] {
             let servers = servers.clone();

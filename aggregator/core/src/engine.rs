@@ -126,7 +126,7 @@ impl Engine for PlainEngine {
         for (key, group) in groups {
             keys[group] = key;
         }
-        let sorted = Sorted::of(&keys, &partials.take(usize::MAX)).map_err(AggregatorError::internal)?;
+        let sorted = Sorted::of(&keys, &partials.take()).map_err(AggregatorError::internal)?;
         deltas_of(vec![sorted], self.grid).map_err(AggregatorError::internal)
     }
 

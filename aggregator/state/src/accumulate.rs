@@ -1,13 +1,15 @@
 //! Partial aggregates of many groups, filled from columns.
 
 use crate::admit::split_key;
-use crate::merge::Slot;
+use crate::slot::Slot;
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StructArray, TimestampMicrosecondArray,
-    UInt32Array,
+    Array, ArrayRef, AsArray, Float64Array, Int64Array, PrimitiveArray, RecordBatch, StructArray,
+    TimestampMicrosecondArray, UInt32Array,
 };
-use arrow::compute::{concat, take};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow::compute::take;
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Field, Fields, Float64Type, Int64Type, TimestampMicrosecondType,
+};
 use arrow::error::ArrowError;
 use fleetscore_schemas::delta::{self, columns};
 use fleetscore_schemas::time::PaneGrid;
@@ -68,7 +70,8 @@ impl Partials {
     /// Adds readings: `groups[i]` is the group of reading `i`, below `total`. `keep` drops readings where it is false.
     ///
     /// # Panics
-    /// If the columns differ in length or a group is not below `total`: the caller's bug.
+    /// If the columns differ in length or (in a debug build, else now and then) a group is not below `total`: the caller's
+    /// bug.
     pub fn update(
         &mut self,
         ts: &[i64],
@@ -93,38 +96,14 @@ impl Partials {
         }
     }
 
-    /// Merges states, a struct of [`state_fields`]: `groups[i]` is the group of state `i`, below `total`.
-    ///
-    /// # Errors
-    /// If the column is not such a struct.
-    ///
-    /// # Panics
-    /// If the columns differ in length or a group is not below `total`: the caller's bug.
-    pub fn merge(&mut self, states: &dyn Array, groups: &[usize], total: usize) -> Result<(), ArrowError> {
-        let columns = StateColumns::of(states)?;
-        assert_eq!(states.len(), groups.len(), "columns of one length");
-        self.grow(total);
-        for (i, group) in groups.iter().enumerate() {
-            self.slot(*group).merge(&columns.slot(i));
-        }
-        Ok(())
-    }
-
-    /// Takes out the first `n` groups as a struct of [`state_fields`]; the others move down to 0.
-    pub fn take(&mut self, n: usize) -> ArrayRef {
-        let n = n.min(self.len);
-        let taken = to_struct(n, || self.slots());
-        let mut rest = Self::default();
-        rest.grow(self.len - n);
-        for (to, from) in self.slots().skip(n).enumerate() {
-            *rest.slot(to) = *from;
-        }
-        *self = rest;
-        Arc::new(taken)
+    /// Takes all groups out, as a struct of [`state_fields`].
+    pub fn take(&mut self) -> ArrayRef {
+        Arc::new(to_struct(&std::mem::take(self)))
     }
 
     #[inline(always)]
     fn slot(&mut self, group: usize) -> &mut Slot {
+        debug_assert!(group < self.len, "groups are below the total");
         &mut self.chunks[group / CHUNK][group % CHUNK]
     }
 
@@ -134,12 +113,6 @@ impl Partials {
             self.chunks.push(Box::new([Slot::default(); CHUNK]));
         }
     }
-}
-
-/// States of single readings: what [`Partials::update`] would hold if every reading were a group of its own.
-pub fn states_of(ts: &[i64], values: &[f64]) -> ArrayRef {
-    let slots: Vec<Slot> = ts.iter().zip(values).map(|(ts, v)| Slot::of(*ts, *v)).collect();
-    Arc::new(to_struct(slots.len(), || slots.iter()))
 }
 
 /// Groups in ascending order of their keys, with their states: see [`deltas_of`].
@@ -156,9 +129,8 @@ impl Sorted {
     /// # Errors
     /// If it is not.
     pub fn of(keys: &[u64], states: &dyn Array) -> Result<Self, ArrowError> {
-        StateColumns::of(states)?;
-        if states.len() != keys.len() {
-            let what = format!("{} keys, {} states", keys.len(), states.len());
+        if *states.data_type() != state_type() || states.null_count() > 0 || states.len() != keys.len() {
+            let what = format!("not {} states: {} of {}", keys.len(), states.len(), states.data_type());
             return Err(ArrowError::InvalidArgumentError(what));
         }
         let mut order: Vec<(u64, u32)> = keys.iter().enumerate().map(|(i, k)| (*k, i as u32)).collect();
@@ -194,7 +166,9 @@ pub fn deltas_of(parts: Vec<Sorted>, grid: PaneGrid) -> Result<RecordBatch, Arro
             let to = from + part.keys[from..].partition_point(|key| split_key(*key).0 <= pane);
             series.extend(part.keys[from..to].iter().map(|key| split_key(*key).1));
             starts.resize(series.len(), start);
-            stretches.push((p, from, to));
+            if to > from {
+                stretches.push((p, from, to));
+            }
             done[p] = to;
         }
     }
@@ -204,30 +178,43 @@ pub fn deltas_of(parts: Vec<Sorted>, grid: PaneGrid) -> Result<RecordBatch, Arro
     ];
     // Column by column, each of which is dropped when it is joined: all of it is there once, not twice.
     let mut parts: Vec<_> = parts.into_iter().map(|part| part.columns.into_iter()).collect();
-    for _ in state_fields().iter() {
+    for field in &state_fields() {
         let column: Vec<ArrayRef> = parts.iter_mut().filter_map(Iterator::next).collect();
-        let slices: Vec<ArrayRef> =
-            stretches.iter().map(|(part, from, to)| column[*part].slice(*from, to - from)).collect();
-        columns.push(concat(&slices.iter().map(|slice| &**slice).collect::<Vec<_>>())?);
+        columns.push(match field.data_type() {
+            DataType::Int64 => Arc::new(joined::<Int64Type>(&column, &stretches)),
+            DataType::Float64 => Arc::new(joined::<Float64Type>(&column, &stretches)),
+            _ => Arc::new(joined::<TimestampMicrosecondType>(&column, &stretches).with_timezone("UTC")),
+        });
     }
     RecordBatch::try_new(delta::schema(), columns)
 }
 
-/// The first `n` of these aggregates as columns.
-fn to_struct<'s, I: Iterator<Item = &'s Slot>>(n: usize, slots: impl Fn() -> I) -> StructArray {
-    fn column<'s, T>(n: usize, slots: impl Iterator<Item = &'s Slot>, of: fn(&Slot) -> T) -> Vec<T> {
-        let mut all = Vec::with_capacity(n);
-        all.extend(slots.take(n).map(of));
+/// One column of all parts, stretch by stretch. Not by Arrow's `concat`: where panes are many, a stretch may be one group, and
+/// an array for each of them would take many times the memory of the groups.
+fn joined<T: ArrowPrimitiveType>(
+    column: &[ArrayRef],
+    stretches: &[(usize, usize, usize)],
+) -> PrimitiveArray<T> {
+    let parts: Vec<&[T::Native]> = column.iter().map(|part| &part.as_primitive::<T>().values()[..]).collect();
+    let mut all = Vec::with_capacity(stretches.iter().map(|(_, from, to)| to - from).sum());
+    stretches.iter().for_each(|(part, from, to)| all.extend_from_slice(&parts[*part][*from..*to]));
+    PrimitiveArray::new(all.into(), None)
+}
+
+fn to_struct(partials: &Partials) -> StructArray {
+    fn column<T>(partials: &Partials, of: fn(&Slot) -> T) -> Vec<T> {
+        let mut all = Vec::with_capacity(partials.len());
+        all.extend(partials.slots().map(of));
         all
     }
-    let float = |of: fn(&Slot) -> f64| -> ArrayRef { Arc::new(Float64Array::from(column(n, slots(), of))) };
-    let time = |of: fn(&Slot) -> i64| -> ArrayRef {
-        Arc::new(TimestampMicrosecondArray::from(column(n, slots(), of)).with_timezone("UTC"))
+    let float = |of| -> ArrayRef { Arc::new(Float64Array::from(column(partials, of))) };
+    let time = |of| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(column(partials, of)).with_timezone("UTC"))
     };
     StructArray::new(
         state_fields(),
         vec![
-            Arc::new(Int64Array::from(column(n, slots(), |s| s.count))),
+            Arc::new(Int64Array::from(column(partials, |s| s.count))),
             float(|s| s.sum),
             float(|s| s.m2),
             float(|s| s.min),
@@ -241,63 +228,15 @@ fn to_struct<'s, I: Iterator<Item = &'s Slot>>(n: usize, slots: impl Fn() -> I) 
     )
 }
 
-/// The columns of a struct of states as slices.
-struct StateColumns<'a> {
-    count: &'a [i64],
-    sum: &'a [f64],
-    m2: &'a [f64],
-    min: &'a [f64],
-    max: &'a [f64],
-    first_ts: &'a [i64],
-    first: &'a [f64],
-    last_ts: &'a [i64],
-    last: &'a [f64],
-}
-
-impl<'a> StateColumns<'a> {
-    fn of(states: &'a dyn Array) -> Result<Self, ArrowError> {
-        if *states.data_type() != state_type() || states.null_count() > 0 {
-            return Err(ArrowError::SchemaError(format!("not a column of states: {}", states.data_type())));
-        }
-        let s = states.as_struct();
-        let float = |i: usize| -> &'a [f64] { s.column(i).as_primitive::<Float64Type>().values() };
-        let time =
-            |i: usize| -> &'a [i64] { s.column(i).as_primitive::<TimestampMicrosecondType>().values() };
-        Ok(Self {
-            count: s.column(0).as_primitive::<Int64Type>().values(),
-            sum: float(1),
-            m2: float(2),
-            min: float(3),
-            max: float(4),
-            first_ts: time(5),
-            first: float(6),
-            last_ts: time(7),
-            last: float(8),
-        })
-    }
-
-    #[inline]
-    fn slot(&self, i: usize) -> Slot {
-        Slot {
-            count: self.count[i],
-            sum: self.sum[i],
-            m2: self.m2[i],
-            min: self.min[i],
-            max: self.max[i],
-            first_ts: self.first_ts[i],
-            first: self.first[i],
-            last_ts: self.last_ts[i],
-            last: self.last[i],
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admit::group_key;
+    use arrow::datatypes::UInt32Type;
     use fleetscore_schemas::delta::Partial;
-    use fleetscore_schemas::time::Timestamp;
+    use fleetscore_schemas::time::{Edges, Timestamp};
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn fields_are_the_deltas_without_their_key() {
@@ -306,61 +245,76 @@ mod tests {
     }
 
     #[test]
-    fn taking_the_first_groups_moves_the_others_down() {
-        let mut p = Partials::default();
-        p.update(&[1, 2, 3], &[1.0, 2.0, 3.0], &[0, 1, 2], None, 3);
-        let taken = p.take(2);
-        assert_eq!(taken.len(), 2);
-        assert!(p.slots().eq(&[Slot::of(3, 3.0)]));
-        assert_eq!(p.take(5).len(), 1);
-        assert!(p.is_empty());
-    }
-
-    #[test]
-    fn states_of_another_type_are_refused() {
-        let mut p = Partials::default();
-        assert!(p.merge(&Int64Array::from(vec![1]), &[0], 1).is_err());
+    fn what_is_no_column_of_states_is_refused() {
+        assert!(Sorted::of(&[1], &Int64Array::from(vec![1])).is_err());
+        assert!(Sorted::of(&[1], &Partials::default().take()).is_err(), "one key, no state");
     }
 
     proptest! {
         #[test]
-        fn columns_agree_with_rows_however_they_are_split(
-            rows in prop::collection::vec((0usize..5, 0i64..8, -1e3..1e3f64), 1..60),
-            cut in 0usize..60,
+        fn columns_agree_with_rows(
+            rows in prop::collection::vec((0usize..700, 0i64..8, -1e3..1e3f64), 0..2000),
         ) {
-            let cut = cut.min(rows.len());
-            let mut want: Vec<Option<Partial>> = vec![None; 5];
+            let mut want: Vec<Option<Partial>> = vec![None; 700];
             for (g, ts, v) in &rows {
                 let one = Partial::of(Timestamp(*ts), *v);
                 want[*g] = Some(want[*g].map_or(one, |p| p.merge(&one)));
             }
-            let fill = |rows: &[(usize, i64, f64)]| {
-                let mut p = Partials::default();
-                let ts: Vec<i64> = rows.iter().map(|r| r.1).collect();
-                let values: Vec<f64> = rows.iter().map(|r| r.2).collect();
-                let groups: Vec<usize> = rows.iter().map(|r| r.0).collect();
-                p.update(&ts, &values, &groups, None, 5);
-                p
-            };
-            let whole = fill(&rows);
-            for (slot, want) in whole.slots().zip(&want) {
+            let ts: Vec<i64> = rows.iter().map(|r| r.1).collect();
+            let values: Vec<f64> = rows.iter().map(|r| r.2).collect();
+            let groups: Vec<usize> = rows.iter().map(|r| r.0).collect();
+            let mut p = Partials::default();
+            // Groups become more as rows come.
+            let mut total = 0;
+            for i in 0..rows.len() {
+                total = total.max(groups[i] + 1);
+                p.update(&ts[i..=i], &values[i..=i], &groups[i..=i], None, total);
+            }
+            prop_assert_eq!(p.len(), total);
+            for (slot, want) in p.slots().zip(&want) {
                 prop_assert_eq!(&slot.to_partial(), want);
             }
-            let mut parts = fill(&rows[..cut]);
-            let mut other = fill(&rows[cut..]);
-            let states = other.take(5);
-            parts.merge(&states, &[0, 1, 2, 3, 4], 5).unwrap();
-            for (slot, want) in parts.slots().zip(&want) {
-                let (Some(got), Some(want)) = (slot.to_partial(), want) else {
-                    prop_assert_eq!(slot.to_partial().is_none(), want.is_none());
-                    continue;
-                };
-                prop_assert_eq!(
-                    (got.count, got.min, got.max, got.first, got.last),
-                    (want.count, want.min, want.max, want.first, want.last)
-                );
-                prop_assert!((got.sum - want.sum).abs() <= 1e-9 * (1.0 + want.sum.abs()));
-                prop_assert!((got.m2 - want.m2).abs() <= 1e-6 * (1.0 + want.m2.abs()));
+            let states = p.take();
+            prop_assert!(p.is_empty() && states.len() == total);
+        }
+
+        #[test]
+        fn deltas_are_all_groups_of_all_parts_by_pane_and_series(
+            groups in prop::collection::btree_set((0i64..6, 0u32..40), 0..100),
+            parts in 1usize..5,
+            turn in 0usize..100,
+        ) {
+            let mut of_parts: Vec<(Vec<u64>, Partials)> = Vec::new();
+            of_parts.resize_with(parts, Default::default);
+            let mut shuffled: Vec<_> = groups.iter().copied().collect();
+            shuffled.rotate_left(turn.min(groups.len()));
+            for (pane, series) in shuffled {
+                let (keys, partials) = &mut of_parts[series as usize * parts / 40];
+                keys.push(group_key(pane, series));
+                let (ts, value) = (pane * 10 + 1, f64::from(series));
+                partials.update(&[ts, ts + 1], &[value, value + 1.0], &[keys.len() - 1; 2], None, keys.len());
+            }
+            let sorted: Vec<Sorted> =
+                of_parts.into_iter().map(|(keys, mut partials)| Sorted::of(&keys, &partials.take()).unwrap()).collect();
+            let grid = PaneGrid { len_us: 10, edges: Edges::Start };
+            let deltas = deltas_of(sorted, grid).unwrap();
+            let times = |name: &str| {
+                deltas.column_by_name(name).unwrap().as_primitive::<TimestampMicrosecondType>().values().to_vec()
+            };
+            let floats = |name: &str| {
+                deltas.column_by_name(name).unwrap().as_primitive::<Float64Type>().values().to_vec()
+            };
+            let series = deltas.column_by_name(columns::SERIES).unwrap().as_primitive::<UInt32Type>().values().to_vec();
+            let got: BTreeSet<(i64, u32)> =
+                times(columns::PANE_START).iter().map(|start| start / 10).zip(series.iter().copied()).collect();
+            prop_assert_eq!(&got, &groups);
+            let keys: Vec<_> = times(columns::PANE_START).into_iter().zip(series.iter().copied()).collect();
+            prop_assert!(keys.is_sorted() && keys.len() == groups.len());
+            for (i, (start, series)) in keys.into_iter().enumerate() {
+                let value = f64::from(series);
+                prop_assert_eq!((times("first_ts")[i], times("last_ts")[i]), (start + 1, start + 2));
+                prop_assert_eq!((floats("first")[i], floats("last")[i], floats("sum")[i]), (value, value + 1.0, 2.0 * value + 1.0));
+                prop_assert_eq!((floats("min")[i], floats("max")[i], floats("m2")[i]), (value, value + 1.0, 0.5));
             }
         }
     }

@@ -190,6 +190,9 @@ fn all_at_once(
     tide: &mut Tide,
     out: &mut Admitted,
 ) -> bool {
+    if rows.fates.is_some() {
+        return false;
+    }
     let ts = &rows.ts[block.clone()];
     let (least, greatest) =
         ts.iter().fold((i64::MAX, i64::MIN), |(least, most), ts| (least.min(*ts), most.max(*ts)));
@@ -197,9 +200,11 @@ fn all_at_once(
     let raised = tide.greatest.is_none_or(|g| greatest > g);
     after.greatest = Some(tide.greatest.map_or(greatest, |g| g.max(greatest)));
     let late = after.at(rules.clock, rules.max_disorder_us).is_some_and(|watermark| least < watermark);
-    let (pane, lowest_pane) = (rules.grid.index_of(least), rules.lowest_pane());
-    let refused = greatest > rules.horizon() || pane < lowest_pane || rows.fates.is_some();
-    if late || refused || pane != rules.grid.index_of(greatest) {
+    if late || greatest > rules.horizon() {
+        return false;
+    }
+    let pane = rules.grid.index_of(least);
+    if pane < rules.lowest_pane() || pane != rules.grid.index_of(greatest) {
         return false;
     }
     let (before, mut greatest_id) = (out.keys.len(), 0);
@@ -366,12 +371,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn blocks_without_anything_odd_are_judged_at_once() {
+        let ts: Vec<i64> = (0..40).map(|i| 95_000_000 + i * 20_000).collect();
+        let (keys, ids, values) = (vec![0; 40], [7], vec![1.0; 40]);
+        let rows = Rows { keys: &keys, ids: &ids, ts: &ts, values: &values, fates: None };
+        let mut tide = Tide { watermark: Some(94_000_000), greatest: Some(96_000_000) };
+        let mut out = Admitted::default();
+        assert!(all_at_once(rows, 0..40, &rules(), &mut tide, &mut out));
+        assert!(!out.raised && out.keys == vec![group_key(95, 7); 40]);
+        let later: Vec<i64> = ts.iter().map(|ts| ts + 2_000_000).collect();
+        assert!(all_at_once(Rows { ts: &later, ..rows }, 0..40, &rules(), &mut tide, &mut out));
+        assert!(out.raised && out.lowest_pane == Some(95) && out.ts.len() == 80);
+        assert_eq!(tide, Tide { watermark: Some(95_780_000), greatest: Some(97_780_000) });
+        assert!(!all_at_once(rows, 0..40, &rules(), &mut tide, &mut out), "late by now");
+    }
+
     proptest! {
         #[test]
         fn readings_that_are_judged_together_fare_as_one_by_one(
             steps in prop::collection::vec((-3_000_000i64..3_000_000, 0u32..40), 0..3000),
             step in prop_oneof![Just(0i64), 0i64..200],
             odd in prop_oneof![Just(0u32), Just(1), Just(40)],
+            refused_from in prop_oneof![Just(0usize), 0usize..3000],
             filtered in prop::option::of(any::<u8>()),
             lateness in prop::option::of(0i64..5_000_000),
             floor in prop::option::of(90_000_000i64..100_000_000),
@@ -384,8 +406,11 @@ mod tests {
                 base += step;
                 ts.push(base + if *series < odd { *jitter } else { 0 });
             }
-            let keys: Vec<u32> = steps.iter().map(|(_, series)| *series).collect();
-            let ids: Vec<u32> = (0..38).map(|key| if key < 37 || odd == 0 { key + 100 } else { REFUSED_SERIES }).collect();
+            // From some reading on every tenth is of a series that is refused or has no id.
+            let keys: Vec<u32> = (steps.iter().enumerate())
+                .map(|(i, (_, series))| if refused_from > 0 && i >= refused_from { *series } else { series % 36 })
+                .collect();
+            let ids: Vec<u32> = (0..38).map(|key| if key < 37 { key + 100 } else { REFUSED_SERIES }).collect();
             let values: Vec<f64> = ts.iter().map(|t| *t as f64).collect();
             let fates: Option<Vec<Fate>> = filtered.map(|seed| {
                 let of = |key: &u32| if (key + u32::from(seed)).is_multiple_of(7) { Fate::Filtered } else { Fate::Keep };
