@@ -51,7 +51,7 @@ fn backlog(servers: &Servers, database: Database, sensors: usize, panes: i64) ->
     eprintln!("limits::backlog: {} MiB before, {} MiB at most", base / MIB, most / MIB);
     service.stop();
     // docs/limits.md: the settings, librdkafka's queue, and the worst factor of a checkpoint.
-    let bound = base + 32 * MIB + 16 * MIB + IN_FLIGHT + 12 * CHECKPOINT;
+    let bound = base + 32 * MIB + 16 * MIB + IN_FLIGHT + 5 * CHECKPOINT;
     assert!(most <= bound, "{} MiB, above the bound of {} MiB", most / MIB, bound / MIB);
     Ok(())
 }
