@@ -179,7 +179,7 @@ impl PartitionStream for Cell {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is put there and taken out is whole whatever happens around it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,14 +12,13 @@
 //! of the query. The physical plans are made once and kept: planning the query from SQL text costs thirty times a run
 //! over a thousand rows. Parts share no key, so each is grouped once and for all, and nothing is merged behind it.
 
-use crate::grouping::{Grouping, Query};
+use crate::grouping::{Grouping, Query, lock};
 use crate::split::{PARTS, shift_for, split};
 use arrow::array::RecordBatch;
-use fleetscore_aggregator_core::{AggregatorError, Groups, Pending};
+use fleetscore_aggregator_core::{AggregatorError, Pending};
 use fleetscore_schemas::time::PaneGrid;
 use fleetscore_state::accumulate::deltas_of;
-use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// Fewer rows are not worth being split: a part takes 40 KiB before it has groups.
 const SPLIT_ROWS: usize = 1 << 17;
@@ -73,9 +72,9 @@ impl Plans {
     async fn begun(&self, pending: Pending) -> Result<(Grouping, Vec<Vec<RecordBatch>>), AggregatorError> {
         let (queries, split_rows) = (Arc::clone(&self.queries), self.split_rows);
         on_its_own(move || {
-            let (rows, groups) = pending.into_parts();
-            let grouping = match groups {
-                Some(groups) => mine(groups)?,
+            let (rows, earlier) = pending.into_parts::<Grouping>()?;
+            let grouping = match earlier {
+                Some(grouping) => grouping,
                 None if rows.iter().map(RecordBatch::num_rows).sum::<usize>() < split_rows => {
                     queries.few.begin(0).map_err(AggregatorError::internal)?
                 }
@@ -89,13 +88,6 @@ impl Plans {
         })
         .await
     }
-}
-
-fn mine(groups: Box<dyn Groups>) -> Result<Grouping, AggregatorError> {
-    let groups: Box<dyn Any> = groups;
-    let groups =
-        groups.downcast().map_err(|_| AggregatorError::internal("these groups are another engine's"));
-    groups.map(|groups| *groups)
 }
 
 /// Computes off the async workers: for up to seconds, and heartbeats and events must go on.
@@ -120,8 +112,7 @@ async fn on_cores<T: Send + 'static, R: Send + 'static>(
         let todo = Arc::clone(&todo);
         on_its_own(move || {
             let mut done = Vec::new();
-            // Not held while there is work: nothing panics under it.
-            let next = || todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let next = || lock(&todo).next(); // not held over the work
             while let Some((at, item)) = next() {
                 done.push((at, work(item)?));
             }

@@ -1,6 +1,7 @@
 use super::*;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType, UInt32Type};
+use fleetscore_aggregator_core::Groups;
 use fleetscore_schemas::delta::{PaneKey, Partial};
 use fleetscore_schemas::time::{Edges, Timestamp};
 use fleetscore_state::Admitted;
@@ -122,7 +123,7 @@ async fn a_part_takes_in_all_it_is_given_however_small_its_batches_are() {
         let one = |row| {
             let mut pending = Pending::default();
             push(&mut pending, std::slice::from_ref(row));
-            pending.into_parts().0
+            pending.into_parts::<Grouping>().unwrap().0
         };
         rows.iter().flat_map(one).collect()
     };

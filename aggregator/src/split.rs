@@ -79,6 +79,7 @@ impl Columns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grouping::Grouping;
     use fleetscore_state::Admitted;
     use fleetscore_state::admit::group_key;
     use proptest::prelude::*;
@@ -93,7 +94,7 @@ mod tests {
                 ..Admitted::default()
             });
         }
-        pending.into_parts().0
+        pending.into_parts::<Grouping>().unwrap().0
     }
 
     proptest! {

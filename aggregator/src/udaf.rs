@@ -72,13 +72,10 @@ impl GroupsAccumulator for PartialGroups {
         total_num_groups: usize,
     ) -> Result<()> {
         let (ts, value) = readings(values)?;
-        match opt_filter {
-            None => self.partials.update(ts, value, group_indices, None, total_num_groups),
-            Some(filter) => {
-                let keep = |i: usize| filter.is_valid(i) && filter.value(i);
-                self.partials.update(ts, value, group_indices, Some(&keep), total_num_groups);
-            }
+        if opt_filter.is_some() {
+            return not_impl_err!("`partial_of` with a filter");
         }
+        self.partials.update(ts, value, group_indices, total_num_groups);
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use fleetscore_schemas::reading::ReadingColumns;
 use fleetscore_schemas::time::PaneGrid;
 use fleetscore_state::{Fate, Partials, accumulate::Sorted, accumulate::deltas_of};
-use std::any::Any;
 use std::collections::BTreeMap;
 
 /// What became of the readings of a batch.
@@ -89,13 +88,8 @@ impl Groups for PlainGroups {
 
 /// All of what is pending.
 fn grouped(pending: Pending) -> Result<PlainGroups, AggregatorError> {
-    let (rows, earlier) = pending.into_parts();
-    let mut all = match earlier {
-        None => PlainGroups::default(),
-        Some(groups) => *(groups as Box<dyn Any>)
-            .downcast()
-            .map_err(|_| AggregatorError::internal("these groups are another engine's"))?,
-    };
+    let (rows, earlier) = pending.into_parts::<PlainGroups>()?;
+    let mut all = earlier.unwrap_or_default();
     for batch in &rows {
         let of: Vec<usize> = (batch.column(0).as_primitive::<UInt64Type>().values().iter())
             .map(|key| {
@@ -105,7 +99,7 @@ fn grouped(pending: Pending) -> Result<PlainGroups, AggregatorError> {
             .collect();
         let ts = batch.column(1).as_primitive::<TimestampMicrosecondType>().values();
         let values = batch.column(2).as_primitive::<Float64Type>().values();
-        all.partials.update(ts, values, &of, None, all.groups.len());
+        all.partials.update(ts, values, &of, all.groups.len());
     }
     Ok(all)
 }

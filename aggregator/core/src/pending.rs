@@ -1,5 +1,6 @@
 //! Readings and groups since the last checkpoint.
 
+use crate::error::AggregatorError;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use fleetscore_schemas::delta::timestamp_type;
@@ -61,9 +62,14 @@ impl Pending {
     }
 
     /// Batches of readings, with the columns of [`Self::schema`], and the groups of those before them.
-    pub fn into_parts(mut self) -> (Vec<RecordBatch>, Option<Box<dyn Groups>>) {
+    ///
+    /// # Errors
+    /// If the groups are another engine's.
+    pub fn into_parts<G: Groups>(mut self) -> Result<(Vec<RecordBatch>, Option<G>), AggregatorError> {
         self.freeze();
-        (self.rows, self.groups)
+        let mine = |groups: Box<dyn Groups>| (groups as Box<dyn Any>).downcast().map(|groups| *groups);
+        let groups = self.groups.map(mine).transpose();
+        Ok((self.rows, groups.map_err(|_| AggregatorError::internal("these groups are another engine's"))?))
     }
 
     /// The columns of readings: `key` (see [`fleetscore_state::admit::group_key`]), `ts`, `value`.

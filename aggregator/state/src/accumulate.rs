@@ -67,32 +67,16 @@ impl Partials {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).take(self.len)
     }
 
-    /// Adds readings: `groups[i]` is the group of reading `i`, below `total`. `keep` drops readings where it is false.
+    /// Adds readings: `groups[i]` is the group of reading `i`, below `total`.
     ///
     /// # Panics
     /// If the columns differ in length or (in a debug build, else now and then) a group is not below `total`: the caller's
     /// bug.
-    pub fn update(
-        &mut self,
-        ts: &[i64],
-        values: &[f64],
-        groups: &[usize],
-        keep: Option<&dyn Fn(usize) -> bool>,
-        total: usize,
-    ) {
+    pub fn update(&mut self, ts: &[i64], values: &[f64], groups: &[usize], total: usize) {
         assert!(ts.len() == values.len() && ts.len() == groups.len(), "columns of one length");
         self.grow(total);
-        match keep {
-            None => {
-                for ((ts, value), group) in ts.iter().zip(values).zip(groups) {
-                    self.slot(*group).add(*ts, *value);
-                }
-            }
-            Some(keep) => {
-                for i in (0..ts.len()).filter(|i| keep(*i)) {
-                    self.slot(groups[i]).add(ts[i], values[i]);
-                }
-            }
+        for ((ts, value), group) in ts.iter().zip(values).zip(groups) {
+            self.slot(*group).add(*ts, *value);
         }
     }
 
@@ -268,7 +252,7 @@ mod tests {
             let mut total = 0;
             for i in 0..rows.len() {
                 total = total.max(groups[i] + 1);
-                p.update(&ts[i..=i], &values[i..=i], &groups[i..=i], None, total);
+                p.update(&ts[i..=i], &values[i..=i], &groups[i..=i], total);
             }
             prop_assert_eq!(p.len(), total);
             for (slot, want) in p.slots().zip(&want) {
@@ -292,7 +276,7 @@ mod tests {
                 let (keys, partials) = &mut of_parts[series as usize * parts / 40];
                 keys.push(group_key(pane, series));
                 let (ts, value) = (pane * 10 + 1, f64::from(series));
-                partials.update(&[ts, ts + 1], &[value, value + 1.0], &[keys.len() - 1; 2], None, keys.len());
+                partials.update(&[ts, ts + 1], &[value, value + 1.0], &[keys.len() - 1; 2], keys.len());
             }
             let sorted: Vec<Sorted> =
                 of_parts.into_iter().map(|(keys, mut partials)| Sorted::of(&keys, &partials.take()).unwrap()).collect();
