@@ -68,8 +68,10 @@ pub(crate) struct Run {
     pub(crate) what: String,
     /// From the first message read to the last one done.
     pub(crate) seconds: f64,
-    /// Of all processes but the broker.
+    /// In these, of all processes but the broker.
     pub(crate) cpu: f64,
+    /// Of the same processes, before.
+    pub(crate) cpu_of_start: f64,
     pub(crate) peak_bytes: Option<u64>,
     /// Of `cpu`, what each kind of thread or server has had.
     pub(crate) stages: BTreeMap<String, f64>,
@@ -88,7 +90,7 @@ pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()>
             args.readings, args.panes
         ),
     );
-    report.setting("seconds", "from the grant of partitions to the last commit, at most checkpoint_interval = 1s after the last message; processor time of all processes but the broker, their start included");
+    report.setting("seconds", "from the grant of partitions to the last commit, at most checkpoint_interval = 1s after the last message; processor time of all processes but the broker in these seconds");
     for &packed in &args.packed {
         let mut all = Vec::new();
         for &series in &args.series {
@@ -340,6 +342,7 @@ fn bare(topic: Topic<'_>) -> Result<Run> {
         what: "bytes counted by librdkafka's batch call".into(),
         seconds,
         cpu,
+        cpu_of_start: 0.0,
         peak_bytes,
         stages: BTreeMap::new(),
     })
@@ -364,49 +367,71 @@ fn ours(args: &Args, topic: Topic<'_>, store: Store<'_>, flame: Option<&Path>) -
         Store::Postgres(server, _) => Some(server.id()),
         Store::Sqlite => None,
     };
-    let server_before = server.map(cpu_of_family).unwrap_or_default();
     let log = folder.path().join("aggregate.log");
     let mut command = Command::new(&args.fleetscore);
     command.args(["aggregate", "--store", &url, "--kafka", &kafka.bootstrap, "--topic", topic]);
     command
         .args(["--max-disorder", "10s", "--checkpoint-interval", "1s", "--data-dir"])
         .arg(folder.path().join("data"));
+    let before = server.map(cpu_of_family).unwrap_or_default();
     let mut service = Service::start(command, &log, libc::SIGTERM)?;
-    let mut sampling = None;
-    let pids = [service.id()].into_iter().chain(server);
+    let (mut sampling, mut start) = (None, Spent::default());
+    let id = service.id();
     // All of its threads are there by then.
     let granted = || -> Result<()> {
+        start = Spent::until_now(id, server);
         if flame.is_some() {
-            sampling = Some(Sampling::start(pids)?);
+            sampling = Some(Sampling::start([id].into_iter().chain(server))?);
         }
         Ok(())
     };
     let mut memory = Memory::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = runtime.block_on(watch(&mut service, &mut memory, &url, messages, &log, granted));
-    let (cpu, threads) = (cpu_of(service.id()), cpu_of_threads(service.id()));
+    let spent = Spent::until_now(id, server);
     service.stop();
     let seconds = looked?;
     if let (Some(sampling), Some(file)) = (sampling, flame) {
         sampling.draw(file)?;
     }
     check(&url, sums)?;
-    let of_server = server.map(cpu_of_family).unwrap_or_default().saturating_sub(server_before);
     if let Store::Postgres(server, name) = &store {
         server.drop_database(name)?;
-    }
-    let mut stages: BTreeMap<String, f64> =
-        threads.into_iter().map(|(name, cpu)| (name, cpu.as_secs_f64())).collect();
-    if !of_server.is_zero() {
-        stages.insert("postgres".into(), of_server.as_secs_f64());
     }
     Ok(Run {
         what: what.into(),
         seconds,
-        cpu: (cpu + of_server).as_secs_f64(),
+        cpu: spent.cpu.saturating_sub(start.cpu).as_secs_f64(),
+        cpu_of_start: start.cpu.saturating_sub(before).as_secs_f64(),
         peak_bytes: memory.peak_bytes,
-        stages,
+        stages: spent.stages_since(&start),
     })
+}
+
+/// Time of the processor that a process and a server of databases have had.
+#[derive(Debug, Default)]
+struct Spent {
+    cpu: Duration,
+    /// By kind of thread; the server as one of them.
+    stages: BTreeMap<String, Duration>,
+}
+
+impl Spent {
+    fn until_now(pid: u32, server: Option<u32>) -> Self {
+        let of_server = server.map(cpu_of_family);
+        let mut stages = cpu_of_threads(pid);
+        stages.extend(of_server.map(|cpu| ("postgres".into(), cpu)));
+        Self { cpu: cpu_of(pid) + of_server.unwrap_or_default(), stages }
+    }
+
+    /// Seconds of each kind.
+    fn stages_since(self, start: &Self) -> BTreeMap<String, f64> {
+        let before = |name: &String| start.stages.get(name).copied().unwrap_or_default();
+        self.stages
+            .into_iter()
+            .map(|(name, cpu)| (name.clone(), cpu.saturating_sub(before(&name)).as_secs_f64()))
+            .collect()
+    }
 }
 
 /// Waits for the last commit. Returns the seconds from when partitions were granted.

@@ -98,6 +98,7 @@ impl Peer {
             what: self.name().into(),
             seconds: line.wall_s - line.startup_s,
             cpu: line.cpu_s - line.cpu_startup_s + of_server.as_secs_f64(),
+            cpu_of_start: line.cpu_startup_s,
             peak_bytes: Some((line.peak_rss_mb * 1e6) as u64),
             stages: std::collections::BTreeMap::new(),
         })

@@ -132,8 +132,6 @@ pub(crate) struct Current<'b> {
     /// Where this one begins there.
     pub(crate) start: usize,
     pub(crate) bytes: &'b [u8],
-    /// All of it is UTF-8; else each record is looked at.
-    pub(crate) utf8: bool,
     pub(crate) broker_time: Option<Timestamp>,
 }
 
@@ -157,6 +155,7 @@ impl Current<'_> {
         (start < self.payload.len()).then_some(Place { start, len: part.len() as u32 })
     }
 
+    #[inline(always)]
     pub(crate) fn record_is_utf8(&self, span: Span) -> bool {
         std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).is_ok()
     }
@@ -228,7 +227,6 @@ impl Decoder {
         };
         let bytes = messages.payload.len();
         self.out.reserve(expected(self.last, bytes).max(messages.len()));
-        let utf8 = all_utf8(&messages);
         for index in 0..messages.len() {
             let bytes = messages.message(index);
             let current = Current {
@@ -236,7 +234,6 @@ impl Decoder {
                 payload: &messages.payload,
                 start: messages.ends[index] - bytes.len(),
                 bytes,
-                utf8: utf8 || std::str::from_utf8(bytes).is_ok(),
                 broker_time: messages.broker_times.get(index).copied().flatten(),
             };
             let tombstone = bytes.is_empty() && tombstones.binary_search(&current.index).is_ok();
@@ -277,15 +274,6 @@ const SHORTEST: usize = 6;
 fn expected((readings, of_bytes): (usize, usize), bytes: usize) -> usize {
     let as_before = readings as f64 / of_bytes.max(1) as f64 * bytes as f64;
     (as_before.ceil() as usize).min(bytes / SHORTEST)
-}
-
-/// Whether every message is UTF-8, found by one pass over all of them: the whole is, and none begins inside a
-/// character.
-fn all_utf8(messages: &Messages) -> bool {
-    let payload = &messages.payload;
-    payload.is_ascii()
-        || std::str::from_utf8(payload)
-            .is_ok_and(|text| messages.ends.iter().all(|&end| text.is_char_boundary(end)))
 }
 
 #[cfg(test)]

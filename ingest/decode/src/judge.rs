@@ -31,7 +31,7 @@ impl Decoder {
         let r = &self.record;
         let usual = r.seen & !Field::Unknown.bit() == NARROW
             && r.again.is_none()
-            && message.utf8
+            && message.record_is_utf8(span)
             && !self.scanner.too_deep
             && !self.scanner.lone_surrogate;
         if !usual || (r.seen & Field::Unknown.bit() != 0 && self.unknown_again(b)) {
@@ -155,7 +155,7 @@ impl Decoder {
     /// What concerns the record as a whole: its encoding, its depth, its strings. Also for records that are no
     /// objects.
     pub(crate) fn whole(&self, message: &Current<'_>, span: Span) -> Result<(), Reason> {
-        if !message.utf8 && !message.record_is_utf8(span) {
+        if !message.record_is_utf8(span) {
             return Err((Code::NotUtf8, "the bytes are not UTF-8".into()));
         }
         if self.scanner.too_deep {

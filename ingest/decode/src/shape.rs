@@ -3,7 +3,7 @@
 //! A message begins as what its first character says. Only where that fails are its lines looked at, so the usual
 //! message is passed over once.
 
-use crate::decoder::{Current, Decoder, Held};
+use crate::decoder::{Current, Decoder};
 use crate::scan::{Broken, byte, is_white, skip_white};
 use fleetscore_schemas::codes::DeadLetterCode as Code;
 use fleetscore_schemas::reading::Span;
@@ -78,13 +78,7 @@ impl Decoder {
     /// whether it does.
     #[inline(always)]
     fn straight_alone(&mut self, message: &Current<'_>, b: &[u8], i: usize, span: Span) -> bool {
-        match self.straight(message, i, b.len()) {
-            Some((held, end)) if skip_white(b, end) == b.len() => {
-                self.hold(message, Held { span, ..held });
-                true
-            }
-            _ => false,
-        }
+        self.straight(message, i, b.len(), |end| (skip_white(b, end) == b.len()).then_some(span)).is_some()
     }
 
     /// A message that begins with neither brace nor bracket.
@@ -150,30 +144,15 @@ impl Decoder {
         } else {
             loop {
                 let begin = i;
-                let object = byte(b, i) == b'{';
-                let straight = if object { self.straight(message, i, b.len()) } else { None };
-                let end = if let Some((_, end)) = straight {
-                    Ok(end)
-                } else if object {
-                    self.record.scan(&mut self.scanner, &mut self.keys, b, i)
-                } else {
-                    self.no_object(b, i)
-                };
-                let end = match end {
+                let straight =
+                    self.straight(message, i, b.len(), |end| Some(message.span(position, begin, end)));
+                let end = match straight.map_or_else(|| self.element(message, begin, position), Ok) {
                     Ok(end) => end,
                     Err(broken) => {
                         let start = if begin == b.len() { rest } else { begin };
                         return ArrayEnd::Broken { span: message.span(position, start, b.len()), broken };
                     }
                 };
-                let span = message.span(position, begin, end);
-                if let Some((held, _)) = straight {
-                    self.hold(message, Held { span, ..held });
-                } else if object {
-                    self.finish(b, message, span);
-                } else {
-                    self.wrong_type(message, span, begin);
-                }
                 position = position.saturating_add(1);
                 rest = end;
                 i = skip_white(b, end);
@@ -198,6 +177,21 @@ impl Decoder {
             return ArrayEnd::Whole { elements: position };
         }
         ArrayEnd::More { span: message.span(position, i, b.len()), closed }
+    }
+
+    /// Decodes the element of an array that begins at `begin`, the general way; gives the index behind it.
+    #[inline]
+    fn element(&mut self, message: &Current<'_>, begin: usize, position: i32) -> Result<usize, Broken> {
+        let b = message.bytes;
+        if byte(b, begin) == b'{' {
+            let end = self.record.scan(&mut self.scanner, &mut self.keys, b, begin)?;
+            self.finish(b, message, message.span(position, begin, end));
+            Ok(end)
+        } else {
+            let end = self.no_object(b, begin)?;
+            self.wrong_type(message, message.span(position, begin, end), begin);
+            Ok(end)
+        }
     }
 
     /// Decodes each line by itself. Blank lines are counted and passed over.

@@ -5,7 +5,7 @@
 //! they are there again, what lies between them is read at once: no key is looked at, and nothing is scanned twice. Where
 //! anything differs (another key, an escape, a space, another way to write a time) the record goes the general way from its
 //! beginning, which also finds out the next layout. So what is accepted is decided there alone: the same piece in the same state of the
-//! grammar means the same, members that nobody asked for included.
+//! grammar means the same, members that nobody asked for included. What stands between pieces is looked at for UTF-8; they are it.
 //!
 //! Bytes are compared and searched sixteen at a time, so the last record of a payload mostly goes the general way.
 
@@ -13,6 +13,7 @@ use crate::decoder::{Current, Decoder, Held, Place};
 use crate::number::Number;
 use crate::record::{Record, Slot};
 use crate::scan::chunk;
+use fleetscore_schemas::reading::Span;
 use fleetscore_schemas::time::Timestamp;
 
 /// The longest piece.
@@ -185,22 +186,26 @@ impl Layout {
 }
 
 impl Decoder {
-    /// Reads the record that begins at `i` of the message and ends before `limit`, if it is written as the last one was;
-    /// gives the reading, as if it were the whole message, and the index behind it. Leaves nothing behind otherwise.
+    /// Reads the record that begins at `i` of the message and ends before `limit`, if it is written as the last one was, and
+    /// counts it with the span that is given for the index behind it; gives that index. Leaves nothing behind otherwise.
     #[inline]
     pub(crate) fn straight(
         &mut self,
         message: &Current<'_>,
         i: usize,
         limit: usize,
-    ) -> Option<(Held, usize)> {
-        if !message.utf8 || !self.layout.begin() {
+        span: impl FnOnce(usize) -> Option<Span>,
+    ) -> Option<usize> {
+        if !self.layout.begin() {
             return None;
         }
         match self.read_straight(message, message.start + i) {
             Some((held, end)) if end <= message.start + limit => {
                 self.layout.succeeded();
-                Some((held, end - message.start))
+                let end = end - message.start;
+                // In one go into its place: to hand it on by way of memory costs as much as to read it.
+                self.hold(message, Held { span: span(end)?, ..held });
+                Some(end)
             }
             _ => {
                 self.layout.put_off();
@@ -216,9 +221,10 @@ impl Decoder {
         let nowhere = Place::default();
         let mut held =
             Held { hash: 0, device: nowhere, sensor: nowhere, ts: 0, value: 0.0, span: message.all() };
-        for (piece, part) in self.layout.pieces.iter().zip(self.layout.parts) {
-            i = piece.behind(b, i)?;
-            match part {
+        // By number: an iterator over the parts is a copy of them by way of memory.
+        for n in 0..self.layout.parts.len() {
+            i = self.layout.pieces[n].behind(b, i)?;
+            match self.layout.parts[n] {
                 Part::Device => (held.device, i) = text_at(b, i)?,
                 Part::Sensor => (held.sensor, i) = text_at(b, i)?,
                 Part::Time => (held.ts, i) = self.dates.quick(b, i)?,
@@ -247,31 +253,37 @@ impl Decoder {
     }
 }
 
-/// A plain string without its quotes, of which the first stands before `i`, and the index of the second.
+/// A plain string without its quotes, of which the first stands before `i`, and the index of the second; `None` if there is an
+/// escape or a control character in it, it is not UTF-8, or it ends near the end of the payload.
 #[inline(always)]
-fn text_at(b: &[u8], i: usize) -> Option<(Place, usize)> {
-    let end = string_end(b, i)?;
-    Some((Place::of(i, end)?, end))
-}
-
-/// The quote that ends the plain string that begins at `i`; `None` if there is an escape or a control character in it, or it
-/// ends near the end of the payload.
-#[inline(always)]
-fn string_end(b: &[u8], mut i: usize) -> Option<usize> {
+fn text_at(b: &[u8], start: usize) -> Option<(Place, usize)> {
+    let (mut i, mut foreign) = (start, 0);
     loop {
-        let marks = special(chunk(b, i)?);
+        let (marks, high) = marks(chunk(b, i)?);
         if marks != 0 {
+            // Of those before the first mark.
+            foreign |= high & (marks - 1) & !marks;
             i += marks.trailing_zeros() as usize;
-            return (b[i] == b'"').then_some(i);
+            break;
         }
+        foreign |= high;
         i += 16;
     }
+    if b[i] != b'"' || (foreign != 0 && !is_utf8(&b[start..i])) {
+        return None;
+    }
+    Some((Place::of(start, i)?, i))
 }
 
-/// A bit for each quote, backslash and control character.
+#[cold]
+fn is_utf8(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok()
+}
+
+/// A bit for each quote, backslash and control character, and one for each byte that is not ASCII.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn special(chunk: &[u8; 16]) -> u32 {
+fn marks(chunk: &[u8; 16]) -> (u32, u32) {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
     };
@@ -282,23 +294,24 @@ fn special(chunk: &[u8; 16]) -> u32 {
         let quote = _mm_cmpeq_epi8(x, _mm_set1_epi8(b'"' as i8));
         let backslash = _mm_cmpeq_epi8(x, _mm_set1_epi8(b'\\' as i8));
         let control = _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x);
-        _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control)) as u32
+        let marks = _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quote, backslash), control));
+        (marks as u32, _mm_movemask_epi8(x) as u32)
     }
 }
 
-/// A bit for each quote, backslash and control character.
+/// A bit for each quote, backslash and control character, and one for each byte that is not ASCII.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn special(chunk: &[u8; 16]) -> u32 {
-    special_anywhere(chunk)
+fn marks(chunk: &[u8; 16]) -> (u32, u32) {
+    marks_anywhere(chunk)
 }
 
 /// The same on any processor.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 #[inline(always)]
-fn special_anywhere(chunk: &[u8; 16]) -> u32 {
-    let is_special = |c: u8| u32::from(c < 0x20 || c == b'"' || c == b'\\');
-    (0..16).fold(0, |marks, i| marks | is_special(chunk[i]) << i)
+fn marks_anywhere(chunk: &[u8; 16]) -> (u32, u32) {
+    let bits = |is: fn(u8) -> bool| (0..16).fold(0, |bits, i| bits | u32::from(is(chunk[i])) << i);
+    (bits(|c| c < 0x20 || c == b'"' || c == b'\\'), bits(|c| c >= 0x80))
 }
 
 #[cfg(test)]
@@ -310,7 +323,7 @@ mod tests {
         #[test]
         fn marks_are_the_same_on_any_processor(bytes in any::<[u8; 16]>(), few in prop::array::uniform16(b' '..b'^')) {
             for chunk in [bytes, few] {
-                prop_assert_eq!(special(&chunk), special_anywhere(&chunk));
+                prop_assert_eq!(marks(&chunk), marks_anywhere(&chunk));
             }
         }
 
