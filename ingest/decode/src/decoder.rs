@@ -1,6 +1,6 @@
 //! The decoder: what it keeps between batches, and the columns it fills.
 
-use crate::names::Names;
+use crate::names::{Found, Names};
 use crate::options::DecodeOptions;
 use crate::record::{Keys, Record, Slot, Text};
 use crate::scan::Scanner;
@@ -64,6 +64,7 @@ impl Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
     pub(crate) hash: u64,
+    pub(crate) found: Found,
     pub(crate) device: Place,
     pub(crate) sensor: Place,
     pub(crate) ts: i64,

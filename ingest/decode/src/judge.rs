@@ -1,7 +1,7 @@
 //! From the fields of an object to readings, or to the one reason why it is none.
 
 use crate::decoder::{AT_ONCE, Current, Decoder, Held};
-use crate::names::{NoKey, checked};
+use crate::names::{Found, NoKey, checked};
 use crate::record::{Entry, Field, Slot};
 use fleetscore_schemas::codes::DeadLetterCode as Code;
 use fleetscore_schemas::reading::{BadRecord, Span};
@@ -51,7 +51,8 @@ impl Decoder {
                 if self.layout.is_wanted() {
                     self.layout.learn(b, &self.record);
                 }
-                return self.hold(message, Held { hash, device, sensor, ts, value, span });
+                return self
+                    .hold(message, Held { hash, found: Found::NONE, device, sensor, ts, value, span });
             }
         }
         self.finish_unusual(b, message, span);
@@ -70,11 +71,11 @@ impl Decoder {
     /// others' were fetched meanwhile. Whatever else is to be counted or refused comes behind them, so this is done first.
     pub(crate) fn settle(&mut self, payload: &[u8]) {
         let mut held = std::mem::take(&mut self.held);
-        self.names.fetch(held.iter().map(|h| h.hash));
+        self.names.find(&mut held, |h| h.hash, |h| &mut h.found);
         let limit = self.options.max_series;
-        for Held { hash, device, sensor, ts, value, span } in held.drain(..) {
+        for Held { hash, found, device, sensor, ts, value, span } in held.drain(..) {
             let (device, sensor) = (&payload[device.range()], &payload[sensor.range()]);
-            match self.names.key(hash, device, sensor, limit, &mut self.out.new_series) {
+            match self.names.key_at(hash, found, device, sensor, limit, &mut self.out.new_series) {
                 Ok(key) => self.out.push(key, ts, value, span),
                 Err(NoKey::Limit) => self.push_bad(span, refused_key(NoKey::Limit, limit), Vec::new()),
                 Err(NoKey::Device(why)) => {

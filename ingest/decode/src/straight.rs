@@ -5,11 +5,13 @@
 //! they are there again, what lies between them is read at once: no key is looked at, and nothing is scanned twice. Where
 //! anything differs (another key, an escape, a space, another way to write a time) the record goes the general way from its
 //! beginning, which also finds out the next layout. So what is accepted is decided there alone: the same piece in the same state of the
-//! grammar means the same, members that nobody asked for included. What stands between pieces is looked at for UTF-8; they are it.
+//! grammar means the same, members that nobody asked for included. And pieces are UTF-8, for
+//! none is learned of a record that is not; times and numbers are ASCII; names are looked at.
 //!
 //! Bytes are compared and searched sixteen at a time, so the last record of a payload mostly goes the general way.
 
 use crate::decoder::{Current, Decoder, Held, Place};
+use crate::names::Found;
 use crate::number::Number;
 use crate::record::{Record, Slot};
 use crate::scan::chunk;
@@ -219,8 +221,8 @@ impl Decoder {
     fn read_straight(&mut self, message: &Current<'_>, mut i: usize) -> Option<(Held, usize)> {
         let b = message.payload;
         let nowhere = Place::default();
-        let mut held =
-            Held { hash: 0, device: nowhere, sensor: nowhere, ts: 0, value: 0.0, span: message.all() };
+        let (span, found) = (message.all(), Found::NONE);
+        let mut held = Held { hash: 0, found, device: nowhere, sensor: nowhere, ts: 0, value: 0.0, span };
         // By number: an iterator over the parts is a copy of them by way of memory.
         for n in 0..self.layout.parts.len() {
             i = self.layout.pieces[n].behind(b, i)?;

@@ -237,3 +237,25 @@ fn records_of_many_shapes_are_tried_now_and_then() {
     batch_of(&mut decoder, &payloads);
     assert!(decoder.layout.taken > 100, "{} of 200", decoder.layout.taken);
 }
+
+#[test]
+fn names_of_any_letters_go_the_straight_way_and_no_broken_one_does() {
+    // Letters of two bytes, before, across and behind the border between two looks at sixteen bytes.
+    let name = |at: usize, letter: &[u8]| [&b"x".repeat(at)[..], letter, b"yz"].concat();
+    let record = |device: &[u8]| {
+        let rest = br#"","sensor":"s","ts":"2026-01-01T00:00:00Z","value":1}"#;
+        [br#"{"device":""#, device, rest].concat()
+    };
+    for at in 0..40 {
+        let good = [record(b"plain"), record(&name(at, "ü".as_bytes())), record(&name(at, "☃".as_bytes()))];
+        let payloads: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+        assert_eq!(compare(&DecodeOptions::default(), &payloads).unwrap(), 5, "all but the first, at {at}");
+        for broken in [&b"\xc3"[..], b"\xff", b"\xbc\xc3", b"\xe2\x98"] {
+            let broken = record(&name(at, broken));
+            let payloads = [&good[0], &good[1], &broken, &good[1]].map(|p| &p[..]);
+            compare(&DecodeOptions::default(), &payloads).unwrap();
+            let batch = batch_of(&mut Decoder::new(7, DecodeOptions::default()), &payloads);
+            assert_eq!((batch.readings.len(), batch.bad[0].code), (3, DeadLetterCode::NotUtf8));
+        }
+    }
+}
