@@ -158,7 +158,8 @@ impl Current<'_> {
 
     #[inline(always)]
     pub(crate) fn record_is_utf8(&self, span: Span) -> bool {
-        std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).is_ok()
+        let record = &self.bytes[span.start as usize..span.end as usize];
+        record.is_ascii() || std::str::from_utf8(record).is_ok()
     }
 }
 
