@@ -3,6 +3,7 @@
 use crate::error::AggregatorError;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use fleetscore_schemas::delta::timestamp_type;
 use fleetscore_state::admit::Admitted;
 use std::any::Any;
@@ -116,17 +117,28 @@ impl Pending {
         if self.keys.is_empty() {
             return;
         }
+        let (keys, ts, values) = (&mut self.keys, &mut self.ts, &mut self.values);
+        let columns = Self::batches(std::mem::take(keys), std::mem::take(ts), std::mem::take(values));
+        self.rows.extend(columns.expect("a reading puts one value into each of the three"));
+    }
+
+    /// Batches of at most 8,192 rows with the columns of [`Self::schema`], which share these vectors.
+    ///
+    /// # Errors
+    /// If the columns are not of one length.
+    pub fn batches(
+        keys: Vec<u64>,
+        ts: Vec<i64>,
+        values: Vec<f64>,
+    ) -> Result<impl Iterator<Item = RecordBatch>, ArrowError> {
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt64Array::from(std::mem::take(&mut self.keys))),
-            Arc::new(TimestampMicrosecondArray::from(std::mem::take(&mut self.ts)).with_timezone("UTC")),
-            Arc::new(Float64Array::from(std::mem::take(&mut self.values))),
+            Arc::new(UInt64Array::from(keys)),
+            Arc::new(TimestampMicrosecondArray::from(ts).with_timezone("UTC")),
+            Arc::new(Float64Array::from(values)),
         ];
-        let batch = RecordBatch::try_new(Self::schema(), columns)
-            .expect("three columns of one length and these types");
-        // Slices share the columns: no copy.
-        for from in (0..batch.num_rows()).step_by(BATCH_ROWS) {
-            self.rows.push(batch.slice(from, BATCH_ROWS.min(batch.num_rows() - from)));
-        }
+        let batch = RecordBatch::try_new(Self::schema(), columns)?;
+        let all = batch.num_rows();
+        Ok((0..all).step_by(BATCH_ROWS).map(move |from| batch.slice(from, BATCH_ROWS.min(all - from))))
     }
 }
 
