@@ -6,7 +6,6 @@ mod reference;
 
 use arrow::array::Array;
 use fleetscore_decode::{DecodeOptions, Decoder, FieldNames, TsUnit};
-use fleetscore_schemas::codes::DeadLetterCode as Code;
 use fleetscore_schemas::reading::{BadRecord, Messages, ReadingBatch, Span, TopicPartition};
 use fleetscore_schemas::time::Timestamp;
 use std::collections::HashSet;
