@@ -45,7 +45,7 @@ struct Entry {
 /// All series seen so far. Every name in here keeps the rules, so a series that is found needs no check.
 ///
 /// A table of our own, with open addressing, of eight bytes an entry, and the names behind it in one piece of memory: a million
-/// series of some 16 bytes take 16 and 24 MB. A series is found with one miss of the cache in each, and those of several are under
+/// series of some 16 bytes take 16 and 24 MB. A series is found with one miss of the cache in each, mostly, and those of several are under
 /// way at a time ([`Self::find`]), which no table of a library allows.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -85,6 +85,7 @@ impl Names {
         for one in all.iter_mut() {
             *found(one) = self.candidate(upper(hash(one)), self.home(upper(hash(one)))).1;
         }
+        // Nowhere of what was not found.
         let head = |one: &mut T| self.records.get(start(*found(one))).copied().unwrap_or(0);
         std::hint::black_box(all.iter_mut().fold(0, |seen, one| seen ^ head(one)));
     }
@@ -142,6 +143,9 @@ impl Names {
     /// The key of the series there, if it is this one.
     #[inline(always)]
     fn is(&self, found: Found, device: &[u8], sensor: &[u8]) -> Option<u32> {
+        if found == Found::NONE {
+            return None;
+        }
         let record = self.records.get(start(found)..)?;
         let (head, name) = record.split_at_checked(HEAD_BYTES)?;
         let head = word(head, 0)?;
@@ -214,7 +218,7 @@ fn upper(hash: u64) -> u32 {
 /// Where a record begins.
 #[inline(always)]
 fn start(found: Found) -> usize {
-    found.0 as usize * UNIT_BYTES
+    (found.0 as usize).saturating_mul(UNIT_BYTES)
 }
 
 /// Where entries of this hash begin in a table of so many: a power of two.
@@ -347,7 +351,12 @@ mod tests {
         };
         // `b` has the hash of `a`, which was not there when both were looked for.
         assert_eq!(keys(&mut names, &all), [Ok(0), Ok(1), Ok(2)]);
+        // Nor does it matter how the table has grown since.
         names.find(&mut all, |a| a.0, |a| &mut a.1);
+        for i in 3..300u32 {
+            let name = i.to_string();
+            assert_eq!(names.key(u64::from(i) << 32, name.as_bytes(), b"s", 300, &mut Vec::new()), Ok(i));
+        }
         assert_eq!(all[0].1, all[1].1);
         assert_eq!(keys(&mut names, &all), [Ok(0), Ok(1), Ok(2)]);
     }

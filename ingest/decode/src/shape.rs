@@ -144,8 +144,12 @@ impl Decoder {
         } else {
             loop {
                 let begin = i;
-                let straight =
-                    self.straight(message, i, b.len(), |end| Some(message.span(position, begin, end)));
+                // What is no object is no failure of the layout.
+                let straight = if byte(b, begin) == b'{' {
+                    self.straight(message, begin, b.len(), |end| Some(message.span(position, begin, end)))
+                } else {
+                    None
+                };
                 let end = match straight.map_or_else(|| self.element(message, begin, position), Ok) {
                     Ok(end) => end,
                     Err(broken) => {

@@ -189,7 +189,8 @@ impl Layout {
 
 impl Decoder {
     /// Reads the record that begins at `i` of the message and ends before `limit`, if it is written as the last one was, and
-    /// counts it with the span that is given for the index behind it; gives that index. Leaves nothing behind otherwise.
+    /// counts it with the span that is given for the index behind it; gives that index. Counts nothing otherwise. Where there is
+    /// no such span, because something follows, the layout has been right all the same.
     #[inline]
     pub(crate) fn straight(
         &mut self,
@@ -205,8 +206,9 @@ impl Decoder {
             Some((held, end)) if end <= message.start + limit => {
                 self.layout.succeeded();
                 let end = end - message.start;
-                // In one go into its place: to hand it on by way of memory costs as much as to read it.
-                self.hold(message, Held { span: span(end)?, ..held });
+                let span = span(end)?;
+                // In one go into its place: to hand it on by way of memory waits for what was written.
+                self.hold(message, Held { span, ..held });
                 Some(end)
             }
             _ => {
@@ -277,7 +279,7 @@ fn text_at(b: &[u8], start: usize) -> Option<(Place, usize)> {
     Some((Place::of(start, i)?, i))
 }
 
-#[cold]
+#[inline(never)]
 fn is_utf8(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok()
 }

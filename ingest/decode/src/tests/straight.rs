@@ -259,3 +259,35 @@ fn names_of_any_letters_go_the_straight_way_and_no_broken_one_does() {
         }
     }
 }
+
+#[test]
+fn elements_that_are_no_objects_are_no_failures_of_the_layout() {
+    let usual = r#"{"device":"d","sensor":"s","ts":"2026-01-01T00:00:00Z","value":1}"#;
+    let array = format!("[{}]", vec![format!("{usual},null,7,\"x\""); 100].join(","));
+    let taken = compare(&DecodeOptions::default(), &[array.as_bytes()]).unwrap();
+    assert_eq!(taken, 199, "all objects but the first");
+}
+
+#[test]
+fn nothing_that_is_not_utf8_is_learned() {
+    let record = |member: &[u8]| {
+        let rest = br#""device":"d","sensor":"s","ts":"2026-01-01T00:00:00Z","value":1}"#;
+        [b"{", member, &rest[..]].concat()
+    };
+    for member in [&b"\"unit\":\"\xff\","[..], b"\"un\xc3it\":1,", b"\"unit\":[\"\xe2\x98\"],"] {
+        let (broken, good) = (record(member), record("\"unit\":\"☃\",".as_bytes()));
+        let joined =
+            |glue: &[u8], ends: [&[u8]; 2]| [ends[0], &vec![&broken[..]; 20].join(glue), ends[1]].concat();
+        for message in [broken.clone(), joined(b",", [b"[", b"]"]), joined(b"\n", [b"", b"\n"])] {
+            let payloads = vec![&message[..]; 20];
+            assert_eq!(compare(&DecodeOptions::default(), &payloads).unwrap(), 0);
+            let batch = batch_of(&mut Decoder::new(7, DecodeOptions::default()), &payloads);
+            assert!(batch.readings.is_empty());
+            assert!(!batch.bad.is_empty() && batch.bad.iter().all(|bad| bad.code == DeadLetterCode::NotUtf8));
+        }
+        let in_turn: Vec<&[u8]> = [&good[..], &good, &broken, &broken, &good].repeat(20);
+        assert!(compare(&DecodeOptions::default(), &in_turn).unwrap() > 0);
+        let batch = batch_of(&mut Decoder::new(7, DecodeOptions::default()), &in_turn);
+        assert_eq!((batch.readings.len(), batch.bad.len()), (60, 40));
+    }
+}
