@@ -34,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) struct Consumed {
     /// From the first message to the last.
     pub(crate) seconds: f64,
-    /// Of the processor, the start of the process included.
+    /// Of the processor, in these.
     pub(crate) cpu: f64,
     pub(crate) peak_bytes: Option<u64>,
 }
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 return Err(e.into());
             }
         }
-        first.get_or_insert_with(Instant::now);
+        first.get_or_insert_with(|| (Instant::now(), process_cpu()));
         for message in messages.drain(..) {
             // SAFETY: a valid message, given back once.
             unsafe {
@@ -113,11 +113,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    let seconds = first.map_or(f64::NAN, |first| first.elapsed().as_secs_f64());
+    let (begun, start) = first.ok_or("there is no message")?;
+    let (seconds, cpu) = (begun.elapsed().as_secs_f64(), (process_cpu() - start).as_secs_f64());
     eprintln!("{read} messages, {bytes} bytes");
     // SAFETY: ours since it was made.
     unsafe { sys::rd_kafka_queue_destroy(queue) };
-    let consumed = Consumed { seconds, cpu: process_cpu().as_secs_f64(), peak_bytes: None };
+    let consumed = Consumed { seconds, cpu, peak_bytes: None };
     println!("{}", serde_json::to_string(&consumed)?);
     Ok(())
 }

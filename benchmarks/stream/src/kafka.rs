@@ -444,7 +444,8 @@ impl Spent {
     }
 }
 
-/// Between two looks at what is committed: each costs the server, whose time is ours. A consumption seems to take so much longer at most.
+/// Between two looks at what is committed: each costs the server, whose time is ours. A consumption seems to take as much longer
+/// at most.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits for the last commit. Returns the seconds from when partitions were granted.
@@ -458,7 +459,7 @@ async fn watch(
 ) -> Result<f64> {
     let (begun, mut first, mut store, mut granted) = (Instant::now(), None, None, Some(granted));
     loop {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(if first.is_none() { Duration::from_millis(10) } else { LOOK }).await;
         memory.look(service.id());
         if let Some(status) = service.ended() {
             return Err(format!(
@@ -481,7 +482,6 @@ async fn watch(
             None => store.insert(fleetscore_store::open(url, &StoreOptions::default()).await?),
             Some(store) => store,
         };
-        tokio::time::sleep(LOOK).await;
         let read: i64 = store.progress().await?.rows.iter().map(|row| row.next_offset).sum();
         if let Some(first) = first.filter(|_| read.unsigned_abs() >= messages) {
             return Ok(first.elapsed().as_secs_f64());
