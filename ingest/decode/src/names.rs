@@ -44,9 +44,9 @@ struct Entry {
 
 /// All series seen so far. Every name in here keeps the rules, so a series that is found needs no check.
 ///
-/// A table of our own, with open addressing, of eight bytes an entry, and the names behind it in one piece of memory: a million
-/// series of some 16 bytes take 16 and 24 MB. A series is found with one miss of the cache in each, mostly, and those of several are under
-/// way at a time ([`Self::find`]), which no table of a library allows.
+/// A table of our own, with open addressing, of eight bytes an entry, and the names behind it in one piece of memory: a
+/// million series of some 16 bytes take 16 and 24 MB. A series is found with one miss of the cache in each, mostly, and
+/// those of several are under way at a time ([`Self::find`]), which no table of a library allows.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     hasher: DefaultHashBuilder,
@@ -83,7 +83,7 @@ impl Names {
         let first = |one: &T| self.index.get(self.home(upper(hash(one)))).map_or(0, |entry| entry.hash);
         std::hint::black_box(all.iter().fold(0, |seen, one| seen ^ first(one)));
         for one in all.iter_mut() {
-            *found(one) = self.candidate(upper(hash(one)), self.home(upper(hash(one)))).1;
+            *found(one) = self.probably(upper(hash(one)));
         }
         // Nowhere of what was not found.
         let head = |one: &mut T| self.records.get(start(*found(one))).copied().unwrap_or(0);
@@ -101,8 +101,7 @@ impl Names {
         max_series: u32,
         new_series: &mut Vec<(u32, SeriesName)>,
     ) -> Result<u32, NoKey> {
-        let (_, probably) = self.candidate(upper(hash), self.home(upper(hash)));
-        self.key_at(hash, probably, device, sensor, max_series, new_series)
+        self.key_at(hash, self.probably(upper(hash)), device, sensor, max_series, new_series)
     }
 
     /// The same, where [`Self::find`] has found it probably.
@@ -126,6 +125,12 @@ impl Names {
     #[inline(always)]
     fn home(&self, hash: u32) -> usize {
         home(hash, self.index.len())
+    }
+
+    /// The first series of this hash.
+    #[inline(always)]
+    fn probably(&self, hash: u32) -> Found {
+        self.candidate(hash, self.home(hash)).1
     }
 
     /// The first entry from `at` on that has this hash, and what it stands for; else the free one.

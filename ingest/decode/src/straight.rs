@@ -4,9 +4,9 @@
 //! with nothing but a name, a time and a number between. A [`Layout`] is these five pieces as the last record had them. Where
 //! they are there again, what lies between them is read at once: no key is looked at, and nothing is scanned twice. Where
 //! anything differs (another key, an escape, a space, another way to write a time) the record goes the general way from its
-//! beginning, which also finds out the next layout. So what is accepted is decided there alone: the same piece in the same state of the
-//! grammar means the same, members that nobody asked for included. And pieces are UTF-8, for
-//! none is learned of a record that is not; times and numbers are ASCII; names are looked at.
+//! beginning, which also finds out the next layout. So what is accepted is decided there alone: the same piece in the same
+//! state of the grammar means the same, members that nobody asked for included. And pieces are UTF-8, for none is learned of
+//! a record that is not; times and numbers are ASCII; names are looked at.
 //!
 //! Bytes are compared and searched sixteen at a time, so the last record of a payload mostly goes the general way.
 
