@@ -92,18 +92,14 @@ impl Output {
         self.spans.push(span);
     }
 
-    /// How far it is, to go back to.
-    pub(crate) fn mark(&self) -> (usize, usize) {
-        (self.spans.len(), self.bad.len())
-    }
-
-    /// Takes back what came after a mark. New series stay: their keys are given.
-    pub(crate) fn rewind(&mut self, (readings, bad): (usize, usize)) {
+    /// Takes back what came of the message of this index, the last one so far. New series stay: their keys are given.
+    pub(crate) fn rewind(&mut self, message: u32) {
+        let readings = self.spans.partition_point(|span| span.message < message);
         self.series.truncate(readings);
         self.ts.truncate(readings);
         self.value.truncate(readings);
         self.spans.truncate(readings);
-        self.bad.truncate(bad);
+        self.bad.truncate(self.bad.partition_point(|bad| bad.span.message < message));
     }
 
     /// Gives back what was reserved in vain: columns are counted by what is in them.

@@ -109,11 +109,16 @@ impl Decoder {
         if self.unknown_again(b) {
             return Err((Code::DuplicateKey, "an unused field occurs twice".into()));
         }
-        let seen = |field: Field| self.record.seen & field.bit() != 0;
+        let seen = self.record.seen;
+        let seen = |field: Field| seen & field.bit() != 0;
         let wide = seen(Field::Values);
         if wide && seen(Field::Value) {
             let (value, values) = (self.keys.name(Field::Value), self.keys.name(Field::Values));
             return Err((Code::DuplicateKey, format!("both `{value}` and `{values}` are there")));
+        }
+        let names = &self.names;
+        if wide && let Some(k) = self.record.sensor_again(b, |part| names.hash(part)) {
+            return Err((Code::DuplicateKey, format!("{} occurs twice", self.entry_name(b, k))));
         }
         for field in [Field::Device, Field::Sensor, Field::Ts, Field::Value] {
             let needed = match field {
@@ -126,6 +131,9 @@ impl Decoder {
                 let more = if broker { ", and the message has no broker timestamp" } else { "" };
                 return Err((Code::MissingField, format!("`{}` is absent{more}", self.keys.name(field))));
             }
+        }
+        if wide && self.record.values.is_none() && self.record.entries.is_empty() {
+            return Err((Code::MissingField, format!("`{}` is empty", self.keys.name(Field::Values))));
         }
         let device = self.checked_name(b, Field::Device, self.record.device)?.len();
         if !wide {
@@ -171,16 +179,8 @@ impl Decoder {
 
     /// Counts the good sensors of a wide object and refuses the others in one dead letter.
     fn judge_wide(&mut self, b: &[u8], span: Span, ts: i64) -> Result<(), Reason> {
-        let values = |why: &str| format!("`{}` {why}", self.keys.name(Field::Values));
         if let Some(kind) = self.record.values {
-            return Err((Code::WrongType, values(&format!("is {kind}, not an object"))));
-        }
-        if self.record.entries.is_empty() {
-            return Err((Code::MissingField, values("is empty")));
-        }
-        let names = &self.names;
-        if let Some(k) = self.record.sensor_again(b, |part| names.hash(part)) {
-            return Err((Code::DuplicateKey, format!("{} occurs twice", self.entry_name(b, k))));
+            return Err(self.named(Field::Values, Code::WrongType, format!("is {kind}, not an object")));
         }
         let mut first = None;
         let (mut refused, mut detail) = (Vec::new(), String::new());

@@ -36,7 +36,7 @@
 //!
 //! # What is refused
 //!
-//! If several rows fit, the first one is the code.
+//! If several rows fit, the first one is the code. A sensor of `values` is judged once nothing is wrong with its record.
 //!
 //! | code | when | what is refused |
 //! | --- | --- | --- |

@@ -100,8 +100,6 @@ impl Decoder {
     /// A message that begins with an array.
     fn array_message(&mut self, message: &Current<'_>, i: usize) {
         let b = message.bytes;
-        self.settle(message.payload);
-        let mark = self.out.mark();
         match self.array(message, i) {
             ArrayEnd::Whole { elements: 0 } => {
                 self.refuse(message, message.all(), (Code::MissingField, "the array is empty".into()));
@@ -109,8 +107,7 @@ impl Decoder {
             ArrayEnd::Whole { .. } => {}
             ArrayEnd::Broken { span, broken } => {
                 if has_line_of_its_own(b, i) {
-                    self.settle(message.payload);
-                    self.out.rewind(mark);
+                    self.take_back(message);
                     self.lines(message);
                 } else {
                     self.broken(message, span, broken);
@@ -119,8 +116,7 @@ impl Decoder {
             ArrayEnd::More { span, closed } => {
                 let newline = memchr::memchr(b'\n', &b[i..]).map_or(b.len(), |n| i + n);
                 if closed <= newline && has_line_of_its_own(b, i) {
-                    self.settle(message.payload);
-                    self.out.rewind(mark);
+                    self.take_back(message);
                     self.lines(message);
                 } else {
                     // What the last element left behind concerns that element alone.
@@ -130,6 +126,13 @@ impl Decoder {
                 }
             }
         }
+    }
+
+    /// Takes back what was made of a message so far.
+    #[cold]
+    fn take_back(&mut self, message: &Current<'_>) {
+        self.settle(message.payload);
+        self.out.rewind(message.index);
     }
 
     /// Decodes the elements of the array whose bracket stands at `open`, as far as it is good.

@@ -228,6 +228,83 @@ fn a_refused_record_spoils_no_other_in_any_shape() {
     }
 }
 
+/// In the order of the table in the crate's documentation: a fault is the code whatever of those below it is there too.
+#[test]
+fn of_several_faults_the_first_in_the_table_is_the_code() {
+    let nameless = (BadName, r#""device":"""#.to_owned());
+    let timeless = (BadTime, r#""ts":"now""#.to_owned());
+    let of_values = |code, values: &str| (code, format!("\"values\":{values}"));
+    let kinds = [
+        (
+            "\"value\":1",
+            vec![
+                (TooDeep, format!("\"deep\":{}{}", "[".repeat(64), "]".repeat(64))),
+                (Syntax, r#""half":"\ud800""#.to_owned()),
+                (DuplicateKey, r#""x":1,"x":2"#.to_owned()),
+                (MissingField, String::new()),
+                nameless.clone(),
+                timeless.clone(),
+                (BadValue, "\"value\":null".to_owned()),
+            ],
+        ),
+        (
+            "\"values\":{\"a\":1}",
+            vec![of_values(DuplicateKey, r#"{"a":1,"a":2}"#), nameless.clone(), timeless.clone()],
+        ),
+        ("\"values\":{\"a\":1}", vec![of_values(MissingField, "{}"), nameless.clone(), timeless.clone()]),
+        ("\"values\":{\"a\":1}", vec![nameless, timeless, of_values(WrongType, "null")]),
+    ];
+    for (good_value, faults) in kinds {
+        for first in 0..faults.len() {
+            let (codes, mut members): (Vec<_>, Vec<_>) = faults[first..].iter().cloned().unzip();
+            for member in
+                ["\"device\":\"d\"", "\"sensor\":\"s\"", "\"ts\":\"2026-01-01T00:00:00Z\"", good_value]
+            {
+                let key = &member[..=member.find(':').unwrap()];
+                // A member that is missing is a fault without a text.
+                let absent = members.contains(&String::new()) && key == "\"sensor\":";
+                if !absent && !members.iter().any(|fault| fault.starts_with(key)) {
+                    members.push(member.to_owned());
+                }
+            }
+            members.retain(|member| !member.is_empty());
+            let record = format!("{{{}}}", members.join(","));
+            let bad = vec![(codes[0], -1, record.clone().into_bytes())];
+            assert_eq!(decode(&record), (vec![], bad), "{record}");
+        }
+    }
+}
+
+/// An array that turns out to be lines is decoded again, and takes back what it gave, and nothing of the messages before it.
+#[test]
+fn what_waits_for_its_key_survives_an_array_that_is_lines() {
+    let (a, b) = (good("1"), good("2"));
+    // One breaks behind a good element, one is whole.
+    let lines = [format!("[{a}\n{b}\n[\n{a}\n"), format!("[{a},{a}]\n{b}\n[\n{a}\n")];
+    let array = format!("[{a},{a}]");
+    // Readings before and behind, fewer and more than are looked up at once.
+    for (around, lines) in [0, 1, 3, 100].into_iter().flat_map(|n| lines.iter().map(move |lines| (n, lines)))
+    {
+        let here = around as u32 + 2;
+        let mut payloads = vec![array.as_bytes(); around];
+        payloads.extend([b"oops", a.as_bytes(), lines.as_bytes()]);
+        payloads.extend(vec![array.as_bytes(); around]);
+        let mut decoder = Decoder::new(0, DecodeOptions::default());
+        let batch = batch_of(&mut decoder, &payloads);
+
+        let found = rows(&batch, &mut BTreeMap::new());
+        let found: Vec<_> = found.iter().map(|(span, row)| (span.message, span.position, row.3)).collect();
+        let arrays = |messages: std::ops::Range<u32>| messages.flat_map(|m| [(m, 0, 1.0), (m, 1, 1.0)]);
+        let mut expected: Vec<_> = arrays(0..around as u32).collect();
+        expected.extend([(here - 1, -1, 1.0), (here, 1, 2.0), (here, 3, 1.0)]);
+        expected.extend(arrays(here + 1..here + 1 + around as u32));
+        assert_eq!(found, expected, "{around} messages around");
+
+        let bad: Vec<_> = batch.bad.iter().map(|bad| (bad.span.message, bad.span.position)).collect();
+        assert_eq!(bad, [(here - 2, -1), (here, 0), (here, 2)], "{around} messages around");
+    }
+}
+
 #[test]
 fn a_broken_record_takes_its_line_or_the_remainder_of_its_array() {
     let table = broken_records();
