@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// A simulated fleet, for ever or for --duration.
     #[arg(long)]
     simulate: bool,
-    /// Do not send: decode each line of this file as a message and print what is wrong.
+    /// Do not send: decode each line of this file as a message and print what is wrong; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
     /// At most so many readings a second.

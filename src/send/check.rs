@@ -5,6 +5,7 @@ use crate::output;
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::reading::{Messages, TopicPartition};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 /// A record that would be a dead letter.
@@ -25,14 +26,14 @@ struct Checked {
     bad: Vec<Bad>,
 }
 
-/// Checks a file and prints what is wrong with it.
+/// Checks a file (`-` is standard input) and prints what is wrong with it.
 ///
 /// # Errors
 /// A user error where the file cannot be read; a failure where no reading is good.
 pub(crate) fn run(path: &Path, options: DecodeOptions) -> Outcome {
     let name = path.display();
-    let bytes =
-        std::fs::read(path).map_err(|e| Fail::user(format!("--check: `{name}` cannot be read: {e}")))?;
+    let bytes = if path == Path::new("-") { read_all(std::io::stdin()) } else { std::fs::read(path) };
+    let bytes = bytes.map_err(|e| Fail::user(format!("--check: `{name}` cannot be read: {e}")))?;
     let checked = check(&bytes, options);
     if !checked.bad.is_empty() {
         let rows = checked
@@ -57,6 +58,12 @@ pub(crate) fn run(path: &Path, options: DecodeOptions) -> Outcome {
         (false, 0) => Err(Fail::work(format!("no record of `{name}` is a reading"))),
         (false, _) => Ok(Done::Partly),
     }
+}
+
+fn read_all(mut from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Each line is a message, as `kcat -P -l` sends it; a file that is one JSON document over several lines is one.

@@ -13,6 +13,9 @@ pub(crate) type Reason = (Code, String);
 /// How many refused sensors of one wide object its dead letter names.
 const NAMED_SENSORS: usize = 16;
 
+/// How many characters of a number a detail shows.
+const NUMBER_SHOWN: usize = 32;
+
 /// How many dead letters of a batch carry a detail.
 const DETAILED: usize = 10_000;
 
@@ -254,10 +257,20 @@ impl Decoder {
         };
         let ts = ts.map_err(|why| self.named(Field::Ts, Code::BadTime, why.into()))?;
         if !Timestamp(ts).is_event_time() {
-            let why = format!("is {}, outside 2000..2100", Timestamp(ts));
+            let why = format!("is {}, outside 2000..2100", self.time_as_written(b, Timestamp(ts)));
             return Err(self.named(Field::Ts, Code::TsRange, why));
         }
         Ok(ts)
+    }
+
+    /// A number with its unit, and as a date where it can be one: `1767225600 (ms)` was meant as seconds.
+    fn time_as_written(&self, b: &[u8], ts: Timestamp) -> String {
+        let Slot::Number(number) = self.record.ts else { return ts.to_string() };
+        let text = String::from_utf8_lossy(number.text(b));
+        let short: String = text.chars().take(NUMBER_SHOWN).collect();
+        let cut = if short.len() < text.len() { "…" } else { "" };
+        let date = ts.to_datetime().map_or(String::new(), |_| format!(", {ts}"));
+        format!("{short}{cut} ({}){date}", self.options.ts_unit.as_str())
     }
 
     fn named(&self, field: Field, code: Code, why: String) -> Reason {

@@ -48,6 +48,16 @@ pub enum TsUnit {
 }
 
 impl TsUnit {
+    /// The name used in settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::S => "s",
+            Self::Ms => "ms",
+            Self::Us => "us",
+            Self::Ns => "ns",
+        }
+    }
+
     /// One unit is ten to the power of this many microseconds.
     pub(crate) const fn exponent(self) -> i32 {
         match self {

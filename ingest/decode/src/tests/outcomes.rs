@@ -390,6 +390,28 @@ fn an_array_that_breaks_leaves_its_beginning_and_one_remainder() {
 }
 
 #[test]
+fn every_code_is_on_the_page_of_rules() {
+    let page = include_str!("../../../../docs/readings.md");
+    for code in Code::ALL {
+        assert!(page.contains(&format!("| `{code}` |")), "docs/readings.md lacks {code}");
+    }
+}
+
+#[test]
+fn a_time_out_of_range_is_told_as_it_is_written() {
+    for (ts, detail) in [
+        ("1767225600", "`ts` is 1767225600 (ms), 1970-01-21T10:53:45.600000Z, outside 2000..2100"),
+        ("\"1999-12-31T23:59:59Z\"", "`ts` is 1999-12-31T23:59:59.000000Z, outside 2000..2100"),
+        ("1e300", "`ts` is 1e300 (ms), outside 2000..2100"),
+        (&"9".repeat(60), "`ts` is 99999999999999999999999999999999… (ms), outside 2000..2100"),
+    ] {
+        let mut decoder = Decoder::new(0, DecodeOptions::default());
+        let batch = batch_of(&mut decoder, &[with("ts", ts).as_bytes()]);
+        assert_eq!((batch.bad[0].code, batch.bad[0].detail.as_str()), (TsRange, detail));
+    }
+}
+
+#[test]
 fn whole_messages() {
     for (message, code) in [
         (&b""[..], Empty),
