@@ -4,8 +4,7 @@
 #   benchmarks/stream/run.sh decode    JSON to Arrow columns on one core, beside serde_json
 #   benchmarks/stream/run.sh panes     JSON to panes on one core, without a broker and a database
 #   benchmarks/stream/run.sh kafka     Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client;
-#                                      with --peers flink,flink-postgres,streams,streams-alo beside these, once each
-#
+#                                      with --peers flink,flink-postgres,streams,streams-alo beside these
 #   benchmarks/stream/run.sh checkpoint
 #                                      one checkpoint of a million windows, new and changed, beside what PostgreSQL takes
 #

@@ -6,9 +6,10 @@ use crate::core::{cpu_of, cpu_of_family, cpu_of_threads};
 use crate::flame::Sampling;
 use crate::messages::{Fleet, Sums};
 use crate::peers::Peer;
+use crate::tables::{self, JUDGED_FROM, Measured, Ours};
 use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::child::{Memory, Service};
-use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
+use fleetscore_benchmarks::report::Report;
 use fleetscore_benchmarks::server::Postgres;
 use fleetscore_harness::Servers;
 use fleetscore_harness::database::Database;
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     /// Panes of a minute that the readings span.
     #[arg(long, default_value_t = 20)]
     panes: i64,
-    /// Others on the same topic, once each: each takes minutes.
+    /// Others on the same topic, in each repetition: each takes about a minute.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
     /// Repetitions of each; medians are shown.
@@ -91,6 +92,14 @@ pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()>
         ),
     );
     report.setting("seconds", "from the grant of partitions to the last commit, at most checkpoint_interval = 1s after the last message; processor time of all processes but the broker in these seconds");
+    if args.readings < JUDGED_FROM {
+        report.setting(
+            "goals",
+            format!(
+                "not judged: with fewer than {JUDGED_FROM} readings the last checkpoint is what is measured"
+            ),
+        );
+    }
     for &packed in &args.packed {
         let mut all = Vec::new();
         for &series in &args.series {
@@ -102,22 +111,18 @@ pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()>
                 panes: args.panes,
                 seed: 1,
             };
-            all.push((series, one_topic(args, report, &servers, &postgres, fleet)?));
+            let measured = one_topic(args, &servers, &postgres, fleet)?;
+            measured.report(report);
+            all.push(measured);
         }
-        by_series(report, packed, args.readings, &all);
+        tables::by_series(report, &all);
     }
     servers.stop();
     Ok(())
 }
 
-/// All consumptions of one topic, and their tables. Returns those of ours, by repetition and kind.
-fn one_topic(
-    args: &Args,
-    report: &mut Report,
-    servers: &Servers,
-    postgres: &Postgres,
-    fleet: Fleet,
-) -> Result<Vec<Vec<Run>>> {
+/// All consumptions of one topic.
+fn one_topic(args: &Args, servers: &Servers, postgres: &Postgres, fleet: Fleet) -> Result<Measured> {
     let Fleet { packed, series, .. } = fleet;
     let kafka = servers.kafka();
     let name = format!("stream-{packed}-{series}");
@@ -128,192 +133,23 @@ fn one_topic(
         let database = format!("stream_{packed}_{series}_{which}");
         ours(args, topic, Store::Postgres(postgres, &database), flame)
     };
-    let mut runs: Vec<Vec<Run>> = Vec::new();
+    let mut measured = Measured { fleet, ours: Vec::new(), peers: Vec::new() };
     for repeat in 0..args.repeats {
         eprintln!("{series} series, {packed} per message, repetition {repeat}");
-        runs.push(vec![
-            bare(topic)?,
-            into_postgres(&repeat.to_string(), None)?,
-            ours(args, topic, Store::Sqlite, None)?,
-        ]);
+        measured.ours.push(Ours {
+            bare: bare(topic)?,
+            postgres: into_postgres(&repeat.to_string(), None)?,
+            sqlite: ours(args, topic, Store::Sqlite, None)?,
+        });
+        let peers = args.peers.iter().filter(|peer| peer.takes(packed));
+        let run = |peer: &Peer| peer.run(&kafka.bootstrap, &name, packed, postgres, sums);
+        measured.peers.push(peers.map(run).collect::<Result<_>>()?);
     }
     if let Some(folder) = &args.flame {
         into_postgres("flame", Some(&folder.join(format!("{name}.svg"))))?;
     }
-    let mut peers = Vec::new();
-    for peer in args.peers.iter().filter(|p| p.takes(packed)) {
-        eprintln!("{series} series, {packed} per message, {peer:?}");
-        peers.push(peer.run(&kafka.bootstrap, &name, packed, postgres, sums)?);
-    }
-    table(report, fleet, sums, &runs);
-    stages(report, fleet, sums, &runs);
-    beside_peers(report, packed, sums, &runs, &peers);
     kafka.delete_topic(&name);
-    Ok(runs)
-}
-
-/// Windows of a series that are open at a time: a pane, and the one before for as long as readings may be out of order.
-const OPEN_WINDOWS: f64 = 2.0;
-
-/// What more series take, of time and of memory, for the same number of readings.
-fn by_series(report: &mut Report, packed: usize, readings: usize, all: &[(u32, Vec<Vec<Run>>)]) {
-    let of = |runs: &[Vec<Run>]| {
-        let rates: Vec<f64> = runs.iter().map(|all| readings as f64 / all[1].seconds / 1e6).collect();
-        let peak = runs.iter().filter_map(|all| all[1].peak_bytes).max();
-        (median(&rates).unwrap_or(f64::NAN), peak.map_or(f64::NAN, |bytes| bytes as f64))
-    };
-    let [(few, first), rest @ ..] = all else { return };
-    if rest.is_empty() {
-        return;
-    }
-    let (first_rate, first_peak) = of(first);
-    let mut table = Table::new(
-        format!("Into PostgreSQL by number of series, {packed} readings per message"),
-        &["series", "M readings/s", "first / this", "peak MB", "more bytes per series and open window"],
-    );
-    for (series, runs) in all {
-        let (rate, peak) = of(runs);
-        let bytes = (peak - first_peak) / (f64::from(series - few) * OPEN_WINDOWS);
-        table.row(vec![
-            u64::from(*series).into(),
-            Cell::number(rate, 2),
-            Cell::number(first_rate / rate, 2),
-            Cell::number(peak / 1e6, 1),
-            Cell::number(Some(bytes).filter(|_| series != few), 0),
-        ]);
-        if (*few, *series, packed) == (1_000, 1_000_000, 1) {
-            report.goal(Goal::at_most("readings/s of 1 k series / of 1 M series", 2.0, first_rate / rate));
-            report.goal(Goal::at_most("more bytes per series and open window, 1 M series", 300.0, bytes));
-        }
-    }
-    report.table(table);
-}
-
-fn table(report: &mut Report, fleet: Fleet, sums: Sums, runs: &[Vec<Run>]) {
-    let Fleet { packed, series, .. } = fleet;
-    let mut table = Table::new(
-        format!("Kafka, {series} series, {packed} readings per message"),
-        &["to", "M readings/s", "least", "most", "/ bare", "processor s per million", "peak MB"],
-    );
-    let kinds = runs.first().map_or(0, Vec::len);
-    let rates = |kind: usize| -> Vec<f64> {
-        runs.iter().map(|all| sums.readings as f64 / all[kind].seconds / 1e6).collect()
-    };
-    let bare = median(&rates(0)).unwrap_or(f64::NAN);
-    for kind in 0..kinds {
-        let rates = rates(kind);
-        let middle = median(&rates).unwrap_or(f64::NAN);
-        let cpu: Vec<f64> = runs.iter().map(|all| all[kind].cpu / sums.readings as f64 * 1e6).collect();
-        let [shown, least, most] = Cell::spread(&rates, 2);
-        table.row(vec![
-            runs[0][kind].what.clone().into(),
-            shown,
-            least,
-            most,
-            Cell::number(middle / bare, 2),
-            Cell::number(median(&cpu), 2),
-            Cell::megabytes(runs.iter().filter_map(|all| all[kind].peak_bytes).max()),
-        ]);
-        // The goals are those of 10,000 series.
-        let judged = kind == 1 && series == 10_000;
-        if judged && packed == 1 {
-            report.goal(Goal::at_least("single readings into PostgreSQL / bare client", 0.8, middle / bare));
-        } else if judged {
-            report.goal(Goal::at_least(
-                format!("{packed} per message into PostgreSQL, M readings/s"),
-                4.0,
-                middle,
-            ));
-        }
-    }
-    report.table(table);
-}
-
-/// What the threads of the product do, by their names.
-const STAGES: [(&str, &str); 7] = [
-    ("rdk:broker", "librdkafka: sockets, checksums, records"),
-    ("rdk:main", "librdkafka: its own affairs"),
-    ("fleetscore-poll", "polling: batches of one partition"),
-    ("fleetscore-deco", "decoding: JSON to columns"),
-    ("tokio-rt-worker", "judging, grouping, the store's client"),
-    ("sqlite-writer", "SQLite"),
-    ("postgres", "PostgreSQL, all of its processes"),
-];
-
-/// Where the time of a reading goes.
-fn stages(report: &mut Report, fleet: Fleet, sums: Sums, runs: &[Vec<Run>]) {
-    let Fleet { packed, series, .. } = fleet;
-    let mut table = Table::new(
-        format!("Processor time of one reading, {series} series, {packed} per message, ns"),
-        &["stage", "thread", "into PostgreSQL", "into SQLite"],
-    );
-    let ns = |kind: usize, name: &str| {
-        let all: Vec<f64> = runs.iter().filter_map(|all| all[kind].stages.get(name).copied()).collect();
-        median(&all).map(|s| s * 1e9 / sums.readings as f64)
-    };
-    let mut names: Vec<String> = STAGES.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let others = runs.iter().flatten().flat_map(|run| run.stages.keys());
-    for name in others {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    for name in names {
-        let what = STAGES.iter().find(|(known, _)| *known == name).map_or("", |(_, what)| what);
-        let (postgres, sqlite) = (ns(1, &name), ns(2, &name));
-        if postgres.unwrap_or(0.0) + sqlite.unwrap_or(0.0) >= 0.05 {
-            table.row(vec![what.into(), name.into(), Cell::number(postgres, 1), Cell::number(sqlite, 1)]);
-        }
-    }
-    report.table(table);
-}
-
-/// Ours into PostgreSQL beside the peers, in readings for each second of the processor.
-fn beside_peers(report: &mut Report, packed: usize, sums: Sums, runs: &[Vec<Run>], peers: &[Run]) {
-    if peers.is_empty() {
-        return;
-    }
-    let readings = sums.readings as f64;
-    let cpu: Vec<f64> = runs.iter().map(|all| all[1].cpu).collect();
-    let seconds: Vec<f64> = runs.iter().map(|all| all[1].seconds).collect();
-    let starts: Vec<f64> = runs.iter().map(|all| all[1].cpu_of_start).collect();
-    let (cpu, seconds) = (median(&cpu).unwrap_or(f64::NAN), median(&seconds).unwrap_or(f64::NAN));
-    let mut table = Table::new(
-        format!("Beside others, {packed} readings per message; without what it takes to start"),
-        &[
-            "what",
-            "M readings/s",
-            "readings per processor second",
-            "ours / this",
-            "processor s to start",
-            "peak MB",
-        ],
-    );
-    table.row(vec![
-        "fleetscore, PostgreSQL".into(),
-        Cell::number(readings / seconds / 1e6, 2),
-        Cell::number(readings / cpu, 0),
-        Cell::number(1.0, 1),
-        Cell::number(median(&starts), 2),
-        Cell::megabytes(runs.iter().filter_map(|all| all[1].peak_bytes).max()),
-    ]);
-    let goal = if packed == 1 { 5.0 } else { 20.0 };
-    for peer in peers {
-        table.row(vec![
-            peer.what.clone().into(),
-            Cell::number(readings / peer.seconds / 1e6, 2),
-            Cell::number(readings / peer.cpu, 0),
-            Cell::number(peer.cpu / cpu, 1),
-            Cell::number(peer.cpu_of_start, 2),
-            Cell::megabytes(peer.peak_bytes),
-        ]);
-        report.goal(Goal::at_least(
-            format!("readings per processor second, {packed} per message, beside {}", peer.what),
-            goal,
-            peer.cpu / cpu,
-        ));
-    }
-    report.table(table);
+    Ok(measured)
 }
 
 /// Fills the topic. Returns what is in it, and how many messages.

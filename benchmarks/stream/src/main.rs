@@ -9,6 +9,7 @@ mod kafka;
 mod messages;
 mod panes;
 mod peers;
+mod tables;
 
 use clap::{Parser, Subcommand};
 use fleetscore_benchmarks::Result;
