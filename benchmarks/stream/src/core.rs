@@ -62,10 +62,15 @@ pub(crate) fn cpu_of_threads(pid: u32) -> BTreeMap<String, Duration> {
     all
 }
 
-/// The same of a process and of all that it is the parent of.
-pub(crate) fn cpu_of_family(pid: u32) -> Duration {
+/// A process and all that it is the parent of.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    cpu_of(pid) + children.split_whitespace().map(cpu_of).sum::<Duration>()
+    [pid].into_iter().chain(children.split_whitespace().filter_map(|child| child.parse().ok())).collect()
+}
+
+/// Time of the processor that these have had.
+pub(crate) fn cpu_of_family(pid: u32) -> Duration {
+    family(pid).into_iter().map(cpu_of).sum()
 }
 
 /// Time of the processor that this process has had, in all threads.

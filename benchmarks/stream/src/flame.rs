@@ -59,10 +59,8 @@ impl Sampling {
         let mut folded = Vec::new();
         Folder::default().collapse(said.as_bytes(), &mut folded)?;
         // One root for threads that only a number tells apart.
-        let folded: String = String::from_utf8_lossy(&folded)
-            .lines()
-            .map(|line| format!("{}\n", without_number(line)))
-            .collect();
+        let folded: String =
+            String::from_utf8_lossy(&folded).lines().map(|line| format!("{}\n", by_kind(line))).collect();
         let mut options = Options::default();
         options.title = "Kafka to windows in PostgreSQL: processor time by thread".into();
         options.count_name = "ns".into();
@@ -72,22 +70,27 @@ impl Sampling {
     }
 }
 
-/// A line of folded stacks whose first frame, the thread, is without the number at its end.
-fn without_number(line: &str) -> String {
+/// A line of folded stacks whose first frame, the thread, is without the number at its end. What has a number alone began
+/// after the sampling: a thread of the runtime for work that blocks.
+fn by_kind(line: &str) -> String {
     match line.split_once(';') {
-        Some((thread, stack)) => format!("{};{stack}", thread.trim_end_matches(|c: char| c.is_ascii_digit())),
+        Some((thread, stack)) => match thread.trim_end_matches(|c: char| c.is_ascii_digit()) {
+            ":" => format!("tokio-rt-worker;{stack}"),
+            kind => format!("{kind};{stack}"),
+        },
         None => line.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_number;
+    use super::by_kind;
 
     #[test]
     fn threads_of_a_kind_are_one() {
-        assert_eq!(without_number("rdk:broker12;a;b 3"), "rdk:broker;a;b 3");
-        assert_eq!(without_number("postgres;main 1"), "postgres;main 1");
-        assert_eq!(without_number("alone 7"), "alone 7");
+        assert_eq!(by_kind("rdk:broker12;a;b 3"), "rdk:broker;a;b 3");
+        assert_eq!(by_kind("postgres;main 1"), "postgres;main 1");
+        assert_eq!(by_kind(":1234;clone3;a 2"), "tokio-rt-worker;clone3;a 2");
+        assert_eq!(by_kind("alone 7"), "alone 7");
     }
 }

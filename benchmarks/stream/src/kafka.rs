@@ -2,7 +2,7 @@
 //! same topic.
 
 use crate::bare::{self, Consumed};
-use crate::core::{cpu_of, cpu_of_family, cpu_of_threads};
+use crate::core::{cpu_of, cpu_of_family, cpu_of_threads, family};
 use crate::flame::Sampling;
 use crate::messages::{Fleet, Sums};
 use crate::peers::Peer;
@@ -227,7 +227,7 @@ fn ours(args: &Args, topic: Topic<'_>, store: Store<'_>, flame: Option<&Path>) -
     let granted = || -> Result<()> {
         start = Spent::until_now(id, server);
         if flame.is_some() {
-            sampling = Some(Sampling::start([id].into_iter().chain(server))?);
+            sampling = Some(Sampling::start([id].into_iter().chain(server.map_or(Vec::new(), family)))?);
         }
         Ok(())
     };

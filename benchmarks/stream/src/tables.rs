@@ -146,12 +146,12 @@ impl Measured {
                 "peak MB",
             ],
         );
-        let mut row = |runs: &[&Run], beside: &[f64]| {
+        let mut row = |what: &str, runs: &[&Run], beside: &[f64]| {
             let each =
                 |figure: &dyn Fn(&Run) -> f64| runs.iter().map(|run| figure(run)).collect::<Vec<f64>>();
             let [ratio, least, most] = Cell::spread(beside, 1);
             table.row(vec![
-                runs.first().map_or("", |run| &run.what).into(),
+                what.into(),
                 Cell::number(middle(&each(&|run| self.millions(run))), 2),
                 Cell::number(middle(&each(&|run| readings as f64 / run.cpu)), 0),
                 ratio,
@@ -162,13 +162,13 @@ impl Measured {
             ]);
         };
         let ours: Vec<&Run> = self.ours.iter().map(|all| &all.postgres).collect();
-        row(&ours, &vec![1.0; ours.len()]);
+        row("fleetscore, PostgreSQL", &ours, &vec![1.0; ours.len()]);
         let goal = if packed == 1 { 5.0 } else { 20.0 };
         for n in 0..self.peers.first().map_or(0, Vec::len) {
             let runs: Vec<&Run> = self.peers.iter().map(|peers| &peers[n]).collect();
             // Of the same repetition: what else the machine does comes and goes.
             let beside: Vec<f64> = runs.iter().zip(&ours).map(|(this, ours)| this.cpu / ours.cpu).collect();
-            row(&runs, &beside);
+            row(&runs[0].what, &runs, &beside);
             if self.is_judged() {
                 let what =
                     format!("readings per processor second, {packed} per message, beside {}", runs[0].what);

@@ -1,0 +1,20 @@
+//! The benchmark's small form with a broker and a database: what the product commits is counted by SQL and must be all that was
+//! sent, or the benchmark fails; its times are only printed.
+
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn kafka() {
+    let stream = Path::new(env!("CARGO_BIN_EXE_stream"));
+    // Built beside it, with the end-to-end tests: `make e2e`.
+    let fleetscore = stream.with_file_name(format!("fleetscore{}", std::env::consts::EXE_SUFFIX));
+    assert!(fleetscore.exists(), "{} is not built: `cargo build`", fleetscore.display());
+    let status = Command::new(stream)
+        .arg("kafka")
+        .args(["--series", "1000,5000", "--readings", "100000", "--packed", "1,100", "--repeats", "1"])
+        .env("FLEETSCORE_BIN", fleetscore)
+        .status()
+        .expect("the binary was built");
+    assert!(status.success(), "it ended with {status}");
+}
