@@ -32,7 +32,7 @@ unit: ## Run unit and property tests of all crates, and the consumer against the
 	$(CARGO) test -p fleetscore-http -q
 
 e2e: servers ## Run the end-to-end tests against real servers (ARGS="kill" to filter)
-	set -a; source target/test-servers.env; set +a; $(CARGO) test $(ALL) --test e2e --test kafka -- $(ARGS)
+	set -a; source target/test-servers.env; set +a; $(CARGO) test $(ALL) --test e2e --test with_servers -- $(ARGS)
 
 chaos: servers ## Faults of all kinds on real parts, then everything must be exact (SECONDS=600 SEED=1 STORE=postgres|sqlite|both)
 	set -a; source target/test-servers.env; set +a; \
