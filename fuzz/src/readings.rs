@@ -16,8 +16,8 @@ const DECODED: usize = 80;
 /// And what it allocates on the way: vectors that double exist twice for a moment.
 const ALLOCATED: usize = 320;
 
-/// 2026-01-01T00:00:00Z: the broker's time of every message that has one.
-const BROKER_TIME: Timestamp = Timestamp(1_767_225_600_000_000);
+/// The broker's times of messages: 2026-01-01T00:00:00Z, or what a producer says who counts that in seconds.
+const BROKER_TIMES: [Timestamp; 2] = [Timestamp(1_767_225_600_000_000), Timestamp(1_767_225_600_000)];
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -53,7 +53,7 @@ impl Setting {
             max_message_bytes: if b & 16 != 0 { 64 } else { 8 << 20 },
             max_depth: [64, 1, 2, 3][usize::from((b >> 1) & 3)],
         };
-        let broker_time = (a & 8 == 0).then_some(BROKER_TIME);
+        let broker_time = (a & 8 == 0).then_some(BROKER_TIMES[usize::from(a >> 6 & 1)]);
         Some((Self { options, broker_time, several: b & 1 != 0, tombstones: b & 32 != 0 }, rest))
     }
 

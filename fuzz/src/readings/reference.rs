@@ -94,9 +94,20 @@ fn judge(setting: &Setting, record: &Json) -> Verdict {
     if values.is_some() && value.is_some() {
         return Refused(Code::DuplicateKey);
     }
+    let sensors = match values {
+        Some(Json::Object(sensors)) => Some(sensors),
+        _ => None,
+    };
+    let mut keys = HashSet::new();
+    if !sensors.into_iter().flatten().all(|(sensor, _)| keys.insert(sensor)) {
+        return Refused(Code::DuplicateKey);
+    }
     let no_time = ts.is_none() && !(setting.options.ts_from_broker && setting.broker_time.is_some());
     let Some(device) = device else { return Refused(Code::MissingField) };
     if values.is_none() && (sensor.is_none() || value.is_none()) || no_time {
+        return Refused(Code::MissingField);
+    }
+    if sensors.is_some_and(Vec::is_empty) {
         return Refused(Code::MissingField);
     }
     let device = match name(device) {
@@ -107,7 +118,8 @@ fn judge(setting: &Setting, record: &Json) -> Verdict {
         Ok(name) => name,
         Err(verdict) => return verdict,
     };
-    let ts = match ts.map_or(Ok(super::BROKER_TIME.us()), |ts| time(setting, ts)) {
+    let of_broker = setting.broker_time.map_or(i64::MIN, Timestamp::us);
+    let ts = match ts.map_or(Ok(of_broker), |ts| time(setting, ts)) {
         Ok(ts) if Timestamp(ts).is_event_time() => ts,
         Ok(_) => return Refused(Code::TsRange),
         Err(verdict) => return verdict,
@@ -134,13 +146,6 @@ fn depth(json: &Json) -> usize {
 /// A wide record of which all sensors count, or that is refused as a whole; parts of one are unsure.
 fn wide(device: &str, ts: i64, values: &Json) -> Verdict {
     let Json::Object(values) = values else { return Refused(Code::WrongType) };
-    if values.is_empty() {
-        return Refused(Code::MissingField);
-    }
-    let mut sensors = HashSet::new();
-    if !values.iter().all(|(sensor, _)| sensors.insert(sensor)) {
-        return Refused(Code::DuplicateKey);
-    }
     let row = |(sensor, value): &(String, Json)| {
         let good = is_name(sensor);
         number(value).ok().filter(|_| good).map(|value| (device.to_owned(), sensor.clone(), ts, value))

@@ -221,7 +221,8 @@ impl Decoder {
             detail.push_str(&format!("; and {} more", refused.len() - NAMED_SENSORS));
         }
         let of = r.entries.len();
-        let detail = format!("{} of {of} sensors refused, the others count: {detail}", refused.len());
+        let others = if refused.len() < of { ", the others count" } else { "" };
+        let detail = format!("{} of {of} sensors refused{others}: {detail}", refused.len());
         self.push_bad(span, (code, detail), refused);
         Ok(())
     }
@@ -249,24 +250,29 @@ impl Decoder {
     /// The event time of the record that was scanned last.
     fn time(&mut self, b: &[u8], message: &Current<'_>) -> Result<i64, Reason> {
         let r = &self.record;
-        let ts = if r.seen & Field::Ts.bit() == 0 {
-            message.broker_time.map_or(Err("is absent"), |t| Ok(t.us()))
-        } else {
-            let exponent = self.options.ts_unit.exponent();
-            self.dates.time_of(r.ts, |text| r.bytes(b, text), b, exponent)
+        let written = (r.seen & Field::Ts.bit() != 0).then_some(r.ts);
+        let ts = match written {
+            None => message.broker_time.map_or(Err("is absent"), |t| Ok(t.us())),
+            Some(slot) => {
+                let exponent = self.options.ts_unit.exponent();
+                self.dates.time_of(slot, |text| r.bytes(b, text), b, exponent)
+            }
         };
         let ts = ts.map_err(|why| self.named(Field::Ts, Code::BadTime, why.into()))?;
         if !Timestamp(ts).is_event_time() {
-            let why = format!("is {}, outside 2000..2100", self.time_as_written(b, Timestamp(ts)));
-            return Err(self.named(Field::Ts, Code::TsRange, why));
+            let ts = match written {
+                Some(Slot::Number(number)) => self.time_as_written(number.text(b), Timestamp(ts)),
+                Some(_) => Timestamp(ts).to_string(),
+                None => format!("absent, and the broker's time of the message {}", Timestamp(ts)),
+            };
+            return Err(self.named(Field::Ts, Code::TsRange, format!("is {ts}, outside 2000..2100")));
         }
         Ok(ts)
     }
 
     /// A number with its unit, and as a date where it can be one: `1767225600 (ms)` was meant as seconds.
-    fn time_as_written(&self, b: &[u8], ts: Timestamp) -> String {
-        let Slot::Number(number) = self.record.ts else { return ts.to_string() };
-        let text = String::from_utf8_lossy(number.text(b));
+    fn time_as_written(&self, number: &[u8], ts: Timestamp) -> String {
+        let text = String::from_utf8_lossy(number);
         let short: String = text.chars().take(NUMBER_SHOWN).collect();
         let cut = if short.len() < text.len() { "…" } else { "" };
         let date = ts.to_datetime().map_or(String::new(), |_| format!(", {ts}"));
@@ -319,7 +325,8 @@ fn checked_value(b: &[u8], slot: Slot) -> Result<f64, Reason> {
         Slot::Number(number) => {
             number.value(b).ok_or_else(|| (Code::BadValue, "is greater than 1e100 in magnitude".into()))
         }
-        other => Err((Code::BadValue, format!("is {}, not a finite number", other.kind()))),
+        Slot::NotFinite => Err((Code::BadValue, "is not finite".into())),
+        other => Err((Code::BadValue, format!("is {}, not a number", other.kind()))),
     }
 }
 

@@ -67,6 +67,22 @@ fn the_brokers_time_counts_only_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_time_of_the_broker_out_of_range_is_not_looked_for_in_the_record() {
+    let options = DecodeOptions { ts_from_broker: true, ..DecodeOptions::default() };
+    let mut messages = Messages::default();
+    // What is remembered of a long record with a number as its time stands beyond the end of the short one without.
+    let long =
+        format!(r#"{{"x":"{}","device":"d","sensor":"s","ts":1767225600000,"value":1}}"#, "y".repeat(100));
+    messages.push(0, Some(Timestamp(0)), long.as_bytes());
+    messages.push(1, Some(Timestamp(0)), br#"{"device":"d","sensor":"s","value":1}"#);
+    let batch = Decoder::new(0, options).decode(TopicPartition::new("t", 0), 1, 0, 2, messages, &[]);
+    assert_eq!(batch.readings.len(), 1);
+    let found: Vec<_> = batch.bad.iter().map(|bad| (bad.code, bad.detail.as_str())).collect();
+    let detail = "`ts` is absent, and the broker's time of the message 1970-01-01T00:00:00.000000Z, outside 2000..2100";
+    assert_eq!(found, [(TsRange, detail)]);
+}
+
+#[test]
 fn the_limit_of_series_refuses_new_ones_alone() {
     let mut decoder = Decoder::new(3, DecodeOptions { max_series: 2, ..DecodeOptions::default() });
     let mut names = BTreeMap::new();
