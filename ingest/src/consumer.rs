@@ -195,12 +195,14 @@ impl ReadingSource for KafkaSource {
             self.failed |= matches!(event, SourceEvent::Failed { .. });
             return Some(event);
         }
-        // The decoding thread is the last to go, and it has gone.
-        let well = self.join();
-        if self.failed || (well && self.shared.stopping()) {
+        // The decoding thread is the last to go, and it has gone: where the polling one has not begun to, by a panic.
+        let well = self.shared.stopping() && self.join();
+        if self.failed || well {
             return None;
         }
         self.failed = true;
+        // The polling thread ends of this, and nobody waits for it.
+        self.shared.refuse("kafka client: the decoding thread has ended; this is a bug".into());
         Some(SourceEvent::Failed { message: "kafka client: a thread has panicked; this is a bug".into() })
     }
 
@@ -272,6 +274,34 @@ mod tests {
         for bad in ["", "a b", "ä", "^a.*", "a/b"] {
             assert!(matches!(names(&[bad]), Err(IngestError::Topic(_))), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_decoding_thread_ends_the_source() {
+        let shared = Shared::new(Budget::new(1 << 20));
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let decoding = spawn("decoding", move || {
+            let _held = sender;
+            panic!("the test's own");
+        })
+        .expect("a thread");
+        let polling = spawn("polling", {
+            let shared = Arc::clone(&shared);
+            move || {
+                while shared.state().refused.is_none() {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            }
+        })
+        .expect("a thread");
+        let (commands, _obeyed) = mpsc::channel();
+        let handle = SourceHandle { shared: Arc::clone(&shared) };
+        let mut source =
+            KafkaSource { events, commands, threads: vec![polling, decoding], shared, failed: false };
+        assert!(matches!(source.next().await, Some(SourceEvent::Failed { .. })));
+        assert!(source.next().await.is_none());
+        assert!(handle.snapshot().waits_for.is_some(), "readiness says so");
+        assert!(source.join().eq(&false), "the polling thread ends too");
     }
 
     #[test]

@@ -501,7 +501,8 @@ impl Poller {
     }
 }
 
-/// Nobody listens any more only when the source was dropped, which is noticed as a closed command channel.
+/// Nobody listens any more when the source was dropped, which is noticed as a closed command channel, or the decoding thread has
+/// panicked, which the source notices and refuses to go on.
 fn send(work: &Sender<Work>, item: Work) {
     if work.send(item).is_err() {
         tracing::trace!("nobody listens any more");
