@@ -83,7 +83,7 @@ impl Args {
 
 pub(super) async fn run(args: Args, context: &Context) -> Outcome {
     if let Some(path) = &args.check {
-        return check::run(path, wire::decode_options(&context.config));
+        return check::run(path, wire::decode_options(&context.config), chrono::Utc::now().into());
     }
     let shape = args.format.unwrap_or(if args.packed > 1 { Shape::Array } else { Shape::Single });
     if shape == Shape::Single && args.packed > 1 {

@@ -4,6 +4,7 @@ use crate::exit::{Done, Fail, Outcome};
 use crate::output;
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::reading::{Messages, TopicPartition};
+use fleetscore_schemas::time::Timestamp;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -30,11 +31,11 @@ struct Checked {
 ///
 /// # Errors
 /// A user error where the file cannot be read; a failure where no reading is good.
-pub(crate) fn run(path: &Path, options: DecodeOptions) -> Outcome {
+pub(crate) fn run(path: &Path, options: DecodeOptions, now: Timestamp) -> Outcome {
     let name = path.display();
     let bytes = if path == Path::new("-") { read_all(std::io::stdin()) } else { std::fs::read(path) };
     let bytes = bytes.map_err(|e| Fail::user(format!("--check: `{name}` cannot be read: {e}")))?;
-    let checked = check(&bytes, options);
+    let checked = check(&bytes, options, now);
     if !checked.bad.is_empty() {
         let rows = checked
             .bad
@@ -66,19 +67,18 @@ fn read_all(mut from: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Each line is a message, as `kcat -P -l` sends it; a file that is one JSON document over several lines is one.
-fn check(bytes: &[u8], options: DecodeOptions) -> Checked {
-    let document = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+/// Each line is a message, as `kcat -P -l` sends it, now; a file that is one JSON document over several lines is one.
+fn check(bytes: &[u8], options: DecodeOptions, now: Timestamp) -> Checked {
     let mut messages = Messages::default();
     let mut lines = Vec::new();
-    if document {
-        messages.push(0, None, bytes);
+    if is_document(bytes) {
+        messages.push(0, Some(now), bytes);
         lines.push(1);
     } else {
         for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if !line.is_empty() {
-                messages.push(i64::try_from(lines.len()).unwrap_or(i64::MAX), None, line);
+                messages.push(i64::try_from(lines.len()).unwrap_or(i64::MAX), Some(now), line);
                 lines.push(i + 1);
             }
         }
@@ -95,22 +95,57 @@ fn check(bytes: &[u8], options: DecodeOptions) -> Checked {
     Checked { messages: lines.len(), readings: batch.readings.len(), bad: bad.collect() }
 }
 
+/// Whether it is one document, or its first line leaves one open. Should that be a broken line and others come behind it, they
+/// are lines of this message, to the same result.
+fn is_document(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let first = bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty());
+    let is_open = |line: &[u8]| match line {
+        [b'{', .., last] => *last != b'}',
+        [b'[', .., last] => *last != b']',
+        [b'{' | b'['] => true,
+        _ => false,
+    };
+    first.is_some_and(is_open) || serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// 2026-01-01T00:00:00Z.
+    const NOW: Timestamp = Timestamp(1_767_225_600_000_000);
     const GOOD: &str = r#"{"device":"d","sensor":"s","ts":"2026-01-01T00:00:00Z","value":1}"#;
 
     #[test]
     fn lines_are_messages_and_a_document_is_one() {
         let bad = r#"{"device":"d","sensor":"s","ts":"2026-01-01T00:00:00Z","value":"1"}"#;
         let lines = format!("{GOOD}\n\n{bad}\r\n[{GOOD},{bad}]\n");
-        let checked = check(lines.as_bytes(), DecodeOptions::default());
+        let checked = check(lines.as_bytes(), DecodeOptions::default(), NOW);
         assert_eq!((checked.messages, checked.readings), (3, 2));
         let found: Vec<_> = checked.bad.iter().map(|b| (b.line, b.position, b.code)).collect();
         assert_eq!(found, [(3, -1, "bad_value"), (4, 1, "bad_value")]);
         let document = format!("[\n{GOOD},\n{GOOD}\n]\n");
-        let checked = check(document.as_bytes(), DecodeOptions::default());
+        let checked = check(document.as_bytes(), DecodeOptions::default(), NOW);
         assert_eq!((checked.messages, checked.readings, checked.bad.len()), (1, 2, 0));
+        // As the product reads them: with a byte order mark, or with what JSON has no word for.
+        for (document, codes) in [
+            (format!("\u{feff}{{\n{}\n", &GOOD[1..]), vec![]),
+            (format!("{{\n{}\n", &GOOD[1..].replace("\"value\":1", "\"value\":NaN")), vec!["bad_value"]),
+            (format!("{{\"device\":\n{GOOD}\n"), vec!["syntax"]),
+        ] {
+            let checked = check(document.as_bytes(), DecodeOptions::default(), NOW);
+            let found: Vec<_> = checked.bad.iter().map(|b| b.code).collect();
+            assert_eq!((checked.messages, found), (1, codes), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_time_has_that_of_its_message_where_the_settings_say_so() {
+        let no_time = br#"{"device":"d","sensor":"s","value":1}"#;
+        for (ts_from_broker, readings) in [(true, 1), (false, 0)] {
+            let options = DecodeOptions { ts_from_broker, ..DecodeOptions::default() };
+            assert_eq!(check(no_time, options, NOW).readings, readings);
+        }
     }
 }
