@@ -104,7 +104,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 return Err(e.into());
             }
         }
-        first.get_or_insert_with(|| (Instant::now(), process_cpu()));
+        if !messages.is_empty() {
+            first.get_or_insert_with(|| (Instant::now(), process_cpu()));
+        }
         for message in messages.drain(..) {
             // SAFETY: a valid message, given back once.
             unsafe {

@@ -4,7 +4,7 @@
 use crate::bare::{self, Consumed};
 use crate::core::{cpu_of, cpu_of_family, cpu_of_threads, family};
 use crate::flame::Sampling;
-use crate::messages::{Fleet, Sums};
+use crate::messages::{Fleet, Sums, count};
 use crate::peers::Peer;
 use crate::tables::{self, JUDGED_FROM, Measured, Ours};
 use fleetscore_benchmarks::Result;
@@ -27,23 +27,23 @@ pub(crate) struct Args {
     /// The binary.
     #[arg(long, env = "FLEETSCORE_BIN", value_name = "FILE")]
     fleetscore: PathBuf,
-    /// Numbers of series, ascending: what more of them take is a table of its own.
-    #[arg(long, value_delimiter = ',', default_value = "10000")]
+    /// Numbers of series: what more of them take is a table of its own.
+    #[arg(long, value_delimiter = ',', default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     series: Vec<u32>,
     /// Readings in the topic.
-    #[arg(long, default_value_t = 10_000_000)]
+    #[arg(long, default_value_t = 10_000_000, value_parser = count())]
     readings: usize,
     /// Readings of one message.
-    #[arg(long, value_delimiter = ',', default_value = "1,100")]
+    #[arg(long, value_delimiter = ',', default_value = "1,100", value_parser = count())]
     packed: Vec<usize>,
     /// Panes of a minute that the readings span.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=1440))]
     panes: i64,
     /// Others on the same topic, in each repetition: each takes about a minute.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
     /// Repetitions of each; medians are shown.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = count())]
     repeats: usize,
     /// Takes one more consumption into PostgreSQL under `perf` for each packing, and draws a flame graph of it here.
     #[arg(long, value_name = "DIR")]
@@ -100,9 +100,12 @@ pub(crate) fn run(args: &Args, pg_bin: &Path, report: &mut Report) -> Result<()>
             ),
         );
     }
+    let mut numbers = args.series.clone();
+    numbers.sort_unstable();
+    numbers.dedup();
     for &packed in &args.packed {
         let mut all = Vec::new();
-        for &series in &args.series {
+        for &series in &numbers {
             let fleet = Fleet {
                 series,
                 readings: args.readings,

@@ -1,5 +1,6 @@
 //! A seeded fleet's messages, made before the clock starts, and what they must come to.
 
+use clap::builder::RangedU64ValueParser;
 use fleetscore_schemas::reading::Messages;
 use fleetscore_schemas::time::Timestamp;
 use std::io::Write;
@@ -13,6 +14,11 @@ pub(crate) const DISORDER_US: i64 = 5_000_000;
 /// Messages of one batch: what one call of librdkafka gives at most.
 const BATCH: usize = 4096;
 const SENSORS: [&str; 4] = ["temp", "pressure", "humidity", "vibration"];
+
+/// A flag that counts something of which there must be one.
+pub(crate) fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
 
 /// What is measured with.
 #[derive(Debug, Clone, Copy)]

@@ -2,14 +2,14 @@
 //! store that counts what a checkpoint brings stands for SQL.
 
 use crate::core::{Timer, only_one};
-use crate::decode::{judge, millions};
-use crate::messages::{Batch, Fleet, Made, PANE_US, START_US};
+use crate::decode::{JUDGED_FROM, judge, millions};
+use crate::messages::{Batch, Fleet, Made, PANE_US, START_US, count};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
 use fleetscore_aggregator::{ManualClock, Options};
 use fleetscore_benchmarks::Result;
-use fleetscore_benchmarks::report::{Cell, Report, Table, median};
+use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::delta::columns;
 use fleetscore_schemas::reading::TopicPartition;
@@ -17,6 +17,7 @@ use fleetscore_schemas::stream::{Command, PartitionOffsets, ReadingSource, Sourc
 use fleetscore_schemas::time::{Edges, Timestamp};
 use fleetscore_store::forward::Forward;
 use fleetscore_store::{Checkpoint, MemoryStore, Outcome, PaneSettings, Store};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,19 +27,19 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Numbers of series.
-    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000")]
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,1000000", value_parser = clap::value_parser!(u32).range(1..))]
     series: Vec<u32>,
     /// Readings of one repetition.
-    #[arg(long, default_value_t = 10_000_000)]
+    #[arg(long, default_value_t = 10_000_000, value_parser = count())]
     readings: usize,
     /// Readings of one message.
-    #[arg(long, value_delimiter = ',', default_value = "1,100")]
+    #[arg(long, value_delimiter = ',', default_value = "1,100", value_parser = count())]
     packed: Vec<usize>,
     /// Repetitions; medians are shown.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = count())]
     repeats: usize,
     /// Panes that the readings span.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(i64).range(1..=1440))]
     panes: i64,
     /// Memory between checkpoints, in MiB.
     #[arg(long, default_value_t = 256)]
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
         "checkpoint_bytes",
         format!("{} MiB, no other reason for a checkpoint", args.checkpoint_mib),
     );
+    report.setting("repetitions", format!("{} of {} readings", args.repeats, args.readings));
     fleetscore_aggregator::memory::keep_freed(args.checkpoint_mib << 20);
     let mut table = Table::new(
         "JSON to panes, one core, no broker",
@@ -77,6 +79,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
         ],
     );
     for &packed in &args.packed {
+        let mut by_series = BTreeMap::new();
         for &series in &args.series {
             let fleet =
                 Fleet { series, readings: args.readings, packed, partitions: 8, panes: args.panes, seed: 1 };
@@ -104,9 +107,17 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
                 last.rows.into(),
                 last.checkpoints.into(),
             ]);
+            let rate = median(&rates).unwrap_or(0.0);
+            by_series.insert(series, rate);
             if packed == 1 {
-                judge(report, "JSON to panes", &GOALS, series, median(&rates).unwrap_or(0.0));
+                judge(report, "JSON to panes", &GOALS, fleet, rate);
             }
+        }
+        if let (Some(few), Some(many)) = (by_series.get(&1_000), by_series.get(&1_000_000))
+            && args.readings >= JUDGED_FROM
+        {
+            let what = format!("readings/s of 1 k series / of 1 M series, {packed} per message");
+            report.goal(Goal::at_most(what, 2.0, few / many));
         }
     }
     report.table(table);
