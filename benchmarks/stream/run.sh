@@ -5,13 +5,14 @@
 #   benchmarks/stream/run.sh panes     JSON to panes on one core, without a broker and a database
 #   benchmarks/stream/run.sh kafka     Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client;
 #                                      with --peers flink,flink-postgres,streams,streams-alo beside these
+#   benchmarks/stream/run.sh known     the same into PostgreSQL where all series are known, by their number
 #   benchmarks/stream/run.sh checkpoint
 #                                      one checkpoint of a million windows, new and changed, beside what PostgreSQL takes
 #
 # Flags go to the benchmark: --series 10000,1000000 --packed 1,100 --readings 5000000 --json FILE.
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 wanted=(-p fleetscore-benchmark-stream)
-case " $* " in *" kafka "*)
+case " $* " in *" kafka "* | *" known "*)
     test_servers
     [ -n "${FLEETSCORE_BIN:-}" ] || wanted+=(-p fleetscore --bin fleetscore --bin stream)
     ;;

@@ -202,8 +202,9 @@ impl<'a> Tormentor<'a> {
     /// What it owns, where it has partitions by what it has said too: SQL names the last owner, also where it has given them
     /// up in good order.
     fn held(&self, service: &Service, said: &str) -> Option<Vec<Vec<String>>> {
-        let granted =
-            said.lines().rev().find(|l| l.contains("partitions granted") || l.contains("partitions revoked"));
+        // A process that was fenced has said so and holds nothing until it is granted something again.
+        let news = ["partitions granted", "partitions revoked", "fenced by"];
+        let granted = said.lines().rev().find(|l| news.iter().any(|news| l.contains(news)));
         let believed = granted.is_some_and(|l| l.contains("granted") && !l.contains("partitions=0"));
         self.owned(service).filter(|rows| believed && !rows.is_empty())
     }

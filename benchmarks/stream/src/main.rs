@@ -2,10 +2,13 @@
 
 mod bare;
 mod checkpoint;
+mod consume;
 mod core;
 mod decode;
+mod fill;
 mod flame;
 mod kafka;
+mod known;
 mod messages;
 mod panes;
 mod peers;
@@ -34,6 +37,8 @@ enum What {
     Panes(panes::Args),
     /// Kafka to windows committed in PostgreSQL and in SQLite, beside the bare client.
     Kafka(kafka::Args),
+    /// Kafka to windows committed in PostgreSQL by number of series, where all of them are known.
+    Known(known::Args),
     /// One checkpoint into PostgreSQL, beside a bare COPY and a plain statement.
     Checkpoint(checkpoint::Args),
     /// The bare client: what `kafka` runs beside.
@@ -54,6 +59,7 @@ fn run(args: &Args) -> Result<()> {
         What::Decode(args) => decode::run(args, &mut report)?,
         What::Panes(args) => panes::run(args, &mut report)?,
         What::Kafka(args) => kafka::run(args, pg_bin, &mut report)?,
+        What::Known(args) => known::run(args, pg_bin, &mut report)?,
         What::Checkpoint(args) => checkpoint::run(args, pg_bin, &mut report)?,
         What::Bare(args) => return bare::run(args),
     }

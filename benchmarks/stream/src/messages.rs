@@ -94,27 +94,39 @@ impl Fleet {
 
     /// All messages in batches, and what they must come to.
     pub(crate) fn batches(self) -> (Vec<Batch>, Sums) {
-        let made = self.warmed(false);
+        let made = self.warmed(First::Nothing);
         (made.batches, made.sums)
     }
 
-    /// The same behind a first reading of each series, of value 0, at the beginning of time, so that all of them are known
-    /// (unless that is not wanted).
-    pub(crate) fn warmed(self, first: bool) -> Made {
+    /// The same behind a first reading of each series, of value 0, so that all of them are known.
+    pub(crate) fn warmed(self, first: First) -> Made {
+        let before = i64::from(first == First::InAPaneBefore);
         let mut packer = Packer::new(self);
-        let mut tally = Tally::new(self);
-        for series in 0..if first { self.series } else { 0 } {
+        let mut tally = Tally::new(Self { panes: self.panes + before, ..self });
+        for series in 0..if first == First::Nothing { 0 } else { self.series } {
             let reading = Reading { series, ts_us: START_US, value: 0.0 };
             tally.add(reading);
             packer.add(reading);
         }
         let first = packer.take();
         for reading in self.readings() {
+            let reading = Reading { ts_us: reading.ts_us + before * PANE_US, ..reading };
             tally.add(reading);
             packer.add(reading);
         }
         Made { first, batches: packer.take(), sums: tally.sums() }
     }
+}
+
+/// Where the first reading of each series is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// There is none but what comes at random.
+    Nothing,
+    /// At the beginning of the first pane.
+    InFirstPane,
+    /// In a pane of its own, before all others.
+    InAPaneBefore,
 }
 
 /// Messages of a fleet.

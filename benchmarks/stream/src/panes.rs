@@ -3,7 +3,7 @@
 
 use crate::core::{Timer, only_one};
 use crate::decode::{JUDGED_FROM, judge, millions};
-use crate::messages::{Batch, Fleet, Made, PANE_US, START_US, count};
+use crate::messages::{Batch, First, Fleet, Made, PANE_US, START_US, count};
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
@@ -83,7 +83,7 @@ pub(crate) fn run(args: &Args, report: &mut Report) -> Result<()> {
         for &series in &args.series {
             let fleet =
                 Fleet { series, readings: args.readings, packed, partitions: 8, panes: args.panes, seed: 1 };
-            let made = fleet.warmed(true);
+            let made = fleet.warmed(First::InFirstPane);
             let (sums, timed) = (made.sums, made.sums.readings - u64::from(series));
             let mut rates = Vec::new();
             let mut last = Counted::default();

@@ -1,7 +1,7 @@
 //! Flink SQL and Kafka Streams on the same topic (`benchmarks/peers`), with their windows compared to ours.
 
+use crate::consume::Run;
 use crate::core::cpu_of_family;
-use crate::kafka::Run;
 use crate::messages::Sums;
 use fleetscore_benchmarks::Result;
 use fleetscore_benchmarks::child::succeed;

@@ -1,6 +1,6 @@
 //! What the consumptions of a topic come to: tables and goals.
 
-use crate::kafka::Run;
+use crate::consume::Run;
 use crate::messages::Fleet;
 use fleetscore_benchmarks::report::{Cell, Goal, Report, Table, median};
 

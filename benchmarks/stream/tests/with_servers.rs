@@ -4,17 +4,27 @@
 use std::path::Path;
 use std::process::Command;
 
-#[test]
-fn kafka() {
+fn runs(args: &[&str]) {
     let stream = Path::new(env!("CARGO_BIN_EXE_stream"));
     // Built beside it, with the end-to-end tests: `make e2e`.
     let fleetscore = stream.with_file_name(format!("fleetscore{}", std::env::consts::EXE_SUFFIX));
     assert!(fleetscore.exists(), "{} is not built: `cargo build`", fleetscore.display());
+    let small = ["--series", "1000,5000", "--readings", "100000", "--packed", "1,100", "--repeats", "1"];
     let status = Command::new(stream)
-        .arg("kafka")
-        .args(["--series", "1000,5000", "--readings", "100000", "--packed", "1,100", "--repeats", "1"])
+        .args(args)
+        .args(small)
         .env("FLEETSCORE_BIN", fleetscore)
         .status()
         .expect("the binary was built");
-    assert!(status.success(), "it ended with {status}");
+    assert!(status.success(), "{args:?} ended with {status}");
+}
+
+#[test]
+fn kafka() {
+    runs(&["kafka"]);
+}
+
+#[test]
+fn known() {
+    runs(&["known"]);
 }
