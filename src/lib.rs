@@ -16,6 +16,7 @@ mod connect;
 mod demo;
 mod exit;
 mod http;
+mod input;
 mod logging;
 mod output;
 mod roles;

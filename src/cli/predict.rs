@@ -6,13 +6,14 @@
 mod rows;
 
 use crate::exit::{Done, Fail, Outcome};
+use crate::input;
 use crate::output;
 use fleetscore_schemas::window::Feature;
 use fleetscore_scorer::predict::{EXPLAINED, ModelFiles, ModelSources};
 use rows::{Answer, Batch, Counts, HEADER, Lines};
 use serde_json::json;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -49,7 +50,8 @@ pub(super) struct Args {
 
 /// Reads, scores, writes, and says what happened: 3 where lines or models were bad and the others are scored.
 pub(super) fn run(args: &Args) -> Outcome {
-    let lines = Lines::new(&args.csv.display().to_string(), open(&args.csv)?, &args.features)?;
+    let lines =
+        Lines::new(&args.csv.display().to_string(), input::open("--csv", &args.csv)?, &args.features)?;
     let models = load(args)?;
     let mut out = Output::create(&args.out)?;
     let (mut summary, mut to_explain) = (Summary::default(), EXPLAINED);
@@ -68,14 +70,6 @@ pub(super) fn run(args: &Args) -> Outcome {
         Err(Stop::Write(e)) => Err(Fail::work(format!("--out: `{}`: {e}", args.out.display()))),
         Err(Stop::Read(e)) => Err(Fail::work(format!("--csv: `{}`: {e}", args.csv.display()))),
     }
-}
-
-fn open(path: &Path) -> Result<Box<dyn Read + Send>, Fail> {
-    if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin()));
-    }
-    let opened = File::open(path);
-    Ok(Box::new(opened.map_err(|e| Fail::user(format!("--csv: `{}` cannot be read: {e}", path.display())))?))
 }
 
 fn load(args: &Args) -> Result<ModelFiles, Fail> {

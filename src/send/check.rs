@@ -1,12 +1,12 @@
 //! `send --check`: what would become of a file's records, without Kafka.
 
 use crate::exit::{Done, Fail, Outcome};
+use crate::input;
 use crate::output;
 use fleetscore_decode::{DecodeOptions, Decoder};
 use fleetscore_schemas::reading::{Messages, TopicPartition};
 use fleetscore_schemas::time::Timestamp;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
 /// A record that would be a dead letter.
@@ -33,8 +33,7 @@ struct Checked {
 /// A user error where the file cannot be read; a failure where no reading is good.
 pub(crate) fn run(path: &Path, options: DecodeOptions, now: Timestamp) -> Outcome {
     let name = path.display();
-    let bytes = if path == Path::new("-") { read_all(std::io::stdin()) } else { std::fs::read(path) };
-    let bytes = bytes.map_err(|e| Fail::user(format!("--check: `{name}` cannot be read: {e}")))?;
+    let bytes = input::read("--check", path)?;
     let checked = check(&bytes, options, now);
     if !checked.bad.is_empty() {
         let rows = checked
@@ -59,12 +58,6 @@ pub(crate) fn run(path: &Path, options: DecodeOptions, now: Timestamp) -> Outcom
         (false, 0) => Err(Fail::work(format!("no record of `{name}` is a reading"))),
         (false, _) => Ok(Done::Partly),
     }
-}
-
-fn read_all(mut from: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Each line is a message, as `kcat -P -l` sends it, now; a file that is one JSON document over several lines is one.

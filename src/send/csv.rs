@@ -1,6 +1,7 @@
 //! Readings of a CSV file: header names in any case, times without a zone are UTC, file order.
 
 use crate::exit::Fail;
+use crate::input;
 use fleetscore_schemas::time::Timestamp;
 use fleetscore_settings::units::time_utc;
 use std::io::Read;
@@ -27,16 +28,7 @@ pub(crate) struct CsvReadings<R> {
 /// # Errors
 /// A user error naming the file where it cannot be read or a column is missing.
 pub(crate) fn open(path: &Path) -> Result<CsvReadings<Box<dyn Read + Send>>, Fail> {
-    let name = path.display().to_string();
-    let input: Box<dyn Read + Send> = if name == "-" {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(
-            std::fs::File::open(path)
-                .map_err(|e| Fail::user(format!("--csv: `{name}` cannot be read: {e}")))?,
-        )
-    };
-    CsvReadings::new(name, input)
+    CsvReadings::new(path.display().to_string(), input::open("--csv", path)?)
 }
 
 /// The places of columns in a header, each by any of its names, in any case; of several names that are there, the one that

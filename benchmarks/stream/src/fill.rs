@@ -16,7 +16,6 @@ const TRANSACTION_MS: &str = "900000";
 /// A producer.
 pub(crate) struct Filler {
     producer: ThreadedProducer<DefaultProducerContext>,
-    in_transaction: bool,
 }
 
 impl Filler {
@@ -36,7 +35,7 @@ impl Filler {
             producer.init_transactions(PATIENCE)?;
             producer.begin_transaction()?;
         }
-        Ok(Self { producer, in_transaction: transaction.is_some() })
+        Ok(Self { producer })
     }
 
     /// Sends all messages. Returns how many there are.
@@ -60,10 +59,10 @@ impl Filler {
     }
 
     /// Commits the transaction.
+    ///
+    /// # Errors
+    /// If there is none, or the broker does not commit it.
     pub(crate) fn commit(&self) -> Result<()> {
-        if self.in_transaction {
-            self.producer.commit_transaction(PATIENCE)?;
-        }
-        Ok(())
+        Ok(self.producer.commit_transaction(PATIENCE)?)
     }
 }

@@ -4,7 +4,7 @@
 use crate::bare::{self, Consumed};
 use crate::consume::{Begin, Run, Store, Topic, consume};
 use crate::fill::{Filler, PARTITIONS};
-use crate::messages::{First, Fleet, count};
+use crate::messages::{Fleet, count};
 use crate::peers::Peer;
 use crate::tables::{self, JUDGED_FROM, Measured, Ours};
 use fleetscore_benchmarks::Result;
@@ -95,11 +95,10 @@ fn one_topic(args: &Args, servers: &Servers, postgres: &Postgres, fleet: Fleet) 
     let kafka = servers.kafka();
     let name = format!("stream-{packed}-{series}");
     kafka.create_topic(&name, PARTITIONS as i32);
-    let made = fleet.warmed(First::Nothing);
-    let messages = Filler::new(&kafka, None)?.send(&name, &made.batches)?;
-    let (sums, begin) = (made.sums, Begin::Granted);
-    drop(made);
-    let topic = Topic { kafka: &kafka, name: &name, sums, messages, begin };
+    let (batches, sums) = fleet.batches();
+    let messages = Filler::new(&kafka, None)?.send(&name, &batches)?;
+    drop(batches);
+    let topic = Topic { kafka: &kafka, name: &name, sums, messages, begin: Begin::Granted };
     let into_postgres = |which: &str, flame: Option<&Path>| {
         let database = format!("stream_{packed}_{series}_{which}");
         consume(&args.fleetscore, topic, Store::Postgres(postgres, &database), flame)

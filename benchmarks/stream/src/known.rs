@@ -1,7 +1,7 @@
 //! Kafka to windows in PostgreSQL by number of series, where the series are known: what a fleet's second minute costs.
 //!
-//! A reading of each series comes first, in a minute of its own. The others wait in one transaction of Kafka until those are committed in SQL: the
-//! product has its dictionary by then, SQL its table of names, and the clock begins.
+//! A reading of each series comes first, in a minute of its own. The others wait in one transaction of Kafka until those are
+//! committed in SQL: the product has its dictionary by then, SQL its table of names, and the clock begins.
 
 use crate::consume::{Begin, Run, Store, Topic, consume};
 use crate::fill::{Filler, PARTITIONS};
